@@ -1,0 +1,1 @@
+"""The command line `fs`: parse, call one library function, print."""

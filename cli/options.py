@@ -1,0 +1,30 @@
+"""Options that several commands share. Only this package reads environment variables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def cache_option(command: Command) -> Command:
+    """Add `--cache DIR` (else `FS_CACHE`, else `./cache`), passed as `cache: Path`."""
+    return click.option(
+        "--cache",
+        type=click.Path(file_okay=False, path_type=Path),
+        envvar="FS_CACHE",
+        default=Path("cache"),
+        show_default="$FS_CACHE, else ./cache",
+        help="Folder that holds feature sets and runs.",
+    )(command)
+
+
+def json_option(command: Command) -> Command:
+    """Add `--json`, passed as `as_json: bool`."""
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON object on stdout."
+    )(command)

@@ -1,0 +1,60 @@
+"""Digests of bytes and fingerprints of values: the only two ways anything is identified here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+_SCALARS = (str, int, bool, type(None))
+
+
+def sha256_hex(data: bytes) -> str:
+    """Return the SHA-256 of `data` as 64 lower-case hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, read in pieces (memory stays bounded).
+
+    Raises
+    ------
+    OSError
+        The file cannot be opened or read; nothing stands in for its digest.
+    """
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def canonical_json(value: object) -> bytes:
+    """Return the one JSON text of `value`: sorted keys, no white space, UTF-8.
+
+    Only strings, integers, booleans, None and lists, tuples and string-keyed dicts of these are
+    accepted. A float is refused, because its text differs between languages.
+
+    Raises
+    ------
+    TypeError
+        Anything else appears anywhere in `value`.
+    """
+    _refuse_unstable(value)
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text.encode()
+
+
+def fingerprint(value: object) -> str:
+    """Return the SHA-256 (hexadecimal) of the canonical JSON of `value`."""
+    return sha256_hex(canonical_json(value))
+
+
+def _refuse_unstable(value: object) -> None:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"canonical JSON needs string keys, found {key!r}")
+            _refuse_unstable(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _refuse_unstable(item)
+    elif not isinstance(value, _SCALARS):
+        raise TypeError(f"canonical JSON cannot hold {type(value).__name__} {value!r}")

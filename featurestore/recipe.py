@@ -1,0 +1,141 @@
+"""A recipe: everything that decides a feature's value, and nothing that does not."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+from featurestore.digests import fingerprint
+from featurestore.errors import Conflict, InvalidInput
+
+RECIPE_VERSION = 1
+
+Pooling = Literal["none", "avg", "max"]
+Precision = Literal["float32", "bfloat16", "float16"]
+StoredDtype = Literal["float16", "float32"]
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "pooling": ("none", "avg", "max"),
+    "interpolation": ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"),
+    "preprocessing": ("caffe", "tf", "torch", "none"),
+    "precision": ("float32", "bfloat16", "float16"),
+    "dtype": ("float16", "float32"),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides a feature's value.
+
+    Batch size, worker count, executor, device and store format are not here: they are provenance.
+
+    Parameters
+    ----------
+    backbone
+        A name of the backbone table, such as ``vgg16``.
+    weights_sha256
+        SHA-256 of the values of the weights from the input to `layer`, whatever file held them.
+    layer
+        The cut layer: its output is the feature.
+    pooling
+        Global pooling over the two spatial axes after the cut.
+    size
+        (height, width) in pixels of the network's input.
+    decoder
+        The rule by which image bytes become upright RGB, with its version.
+    interpolation
+        The filter of the resize.
+    preprocessing
+        Colour order and normalisation: ``caffe`` (BGR, mean subtracted), ``tf`` ([-1, 1]),
+        ``torch`` (scaled by mean and deviation) or ``none`` (the network does its own).
+    precision
+        The type the network computes in.
+    dtype
+        The type features are stored in.
+    """
+
+    backbone: str
+    weights_sha256: str
+    layer: str
+    pooling: Pooling = "none"
+    size: tuple[int, int]
+    decoder: str
+    interpolation: str = "bilinear"
+    preprocessing: str
+    augmentation: None = None
+    precision: Precision
+    dtype: StoredDtype = "float16"
+    version: int = RECIPE_VERSION
+
+    def __post_init__(self) -> None:
+        for field, choices in _CHOICES.items():
+            value = getattr(self, field)
+            if value not in choices:
+                raise InvalidInput(
+                    f"recipe field {field}: expected one of {', '.join(choices)}, found {value!r}"
+                )
+        if len(self.weights_sha256) != 64:
+            raise InvalidInput(
+                f"recipe field weights_sha256: expected 64 hexadecimal digits, "
+                f"found {self.weights_sha256!r}"
+            )
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the recipe as JSON-ready values; `from_dict` turns it back."""
+        return {**dataclasses.asdict(self), "size": list(self.size)}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, object]) -> Recipe:
+        """Build a recipe from stored JSON.
+
+        Raises
+        ------
+        Conflict
+            The recipe was written by a newer version, or its fields are not this version's.
+        """
+        version = fields.get("version")
+        if not isinstance(version, int) or version > RECIPE_VERSION:
+            raise Conflict(
+                f"recipe version: expected at most {RECIPE_VERSION}, found {version!r}",
+                next_step="upgrade featurestore: pip install -U featurestore",
+            )
+        known = {field.name for field in dataclasses.fields(cls)}
+        if set(fields) != known:
+            raise Conflict(
+                f"recipe fields: expected {sorted(known)}, found {sorted(fields)}",
+                next_step="upgrade featurestore: pip install -U featurestore",
+            )
+        height, width = fields["size"]  # type: ignore[misc]
+        return cls(**{**fields, "size": (int(height), int(width))})  # type: ignore[arg-type]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the recipe's canonical JSON."""
+        return fingerprint(self.to_dict())
+
+    @property
+    def name(self) -> str:
+        """A readable name: equal recipes have equal names, whatever file their weights came from.
+
+        Fields at their usual value are left out; the last part is the start of the weights' digest.
+        """
+        height, width = self.size
+        parts = [self.backbone, str(height) if height == width else f"{height}x{width}", self.layer]
+        if self.pooling != "none":
+            parts.append(self.pooling)
+        if self.interpolation != "bilinear":
+            parts.append(self.interpolation)
+        parts.append({"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}[self.precision])
+        if self.dtype != "float16":
+            parts.append(f"stored-{self.dtype}")
+        parts.append(f"w{self.weights_sha256[:6]}")
+        return "-".join(parts)
+
+    def differences(self, other: Recipe) -> list[str]:
+        """Return ``field: mine != theirs`` for each field that differs, in field order."""
+        return [
+            f"{field.name}: {getattr(self, field.name)} != {getattr(other, field.name)}"
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != getattr(other, field.name)
+        ]
