@@ -1,0 +1,94 @@
+"""The `fs` command: its groups, and the one place where an error becomes an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from featurestore.errors import FeatureStoreError
+
+# name: (module, attribute, one line of help). Modules are imported when their command runs, so
+# that `fs --help` and a no-op stay fast.
+_COMMANDS = {
+    "demo": ("demo", "demo", "Embed and classify a bundled data set, end to end."),
+    "embed": ("embed", "embed", "Compute the features of a dataset, once."),
+    "ls": ("sets", "ls", "List the feature sets of a cache."),
+    "show": ("sets", "show", "Show one feature set: recipe, rows, bytes, provenance."),
+    "train": ("train", "train", "Train a classifier on cached features."),
+    "verify": ("sets", "verify", "Check a feature set's bytes, or recompute some rows."),
+    "export": ("sets", "export", "Write a feature set as .npz, .parquet, .h5 or .zarr."),
+    "gc": ("sets", "gc", "Remove superseded versions and leftovers of killed runs."),
+    "summary": ("backbones", "summary", "Print a backbone's layers and parameters."),
+    "doctor": ("doctor", "doctor", "Report versions, devices, precision and cache health."),
+}
+_BUG = 70
+_INTERRUPTED = 130
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, attribute, _ = _COMMANDS[cmd_name]
+        command: click.Command = getattr(
+            importlib.import_module(f"featurestore_cli.{module}"), attribute
+        )
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
+
+
+@click.command(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="featurestore", prog_name="fs")
+def fs() -> None:
+    """Compute image features once; train any number of classifiers on identical features.
+
+    Exit codes: 0 done; 1 done, with samples skipped; 2 usage; 3 bad input; 4 not found;
+    5 integrity; 6 conflict or lock; 7 missing dependency; 70 a bug; 130 interrupted.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `fs` and leave with its exit code."""
+    # TensorFlow reads these when it is imported: its start-up chatter is not the user's business.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; every error ends as a message on stderr."""
+    try:
+        return int(fs.main(args=arguments, prog_name="fs", standalone_mode=False) or 0)
+    except click.exceptions.Exit as request:
+        return request.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted; what was staged is kept, run the same command again", err=True)
+        return _INTERRUPTED
+    except FeatureStoreError as error:
+        click.echo(f"error: {error}", err=True)
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader of our output has gone (`fs ls | head`): nothing is left to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception:
+        traceback.print_exc()
+        click.echo("this is a bug in featurestore; please report the lines above", err=True)
+        return _BUG

@@ -1,0 +1,56 @@
+"""How results are printed: data on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+_WIDE = 10_000
+
+
+def print_json(value: object) -> None:
+    """Print one JSON object on stdout."""
+    click.echo(json.dumps(value, ensure_ascii=False, indent=1))
+
+
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[str] = ()
+) -> None:
+    """Print an aligned table on stdout; off a terminal nothing is wrapped or coloured."""
+    terminal = sys.stdout.isatty()
+    console = Console(width=None if terminal else _WIDE, highlight=False, markup=False, emoji=False)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(
+            column, justify="right" if column in right else "left", overflow="fold", no_wrap=False
+        )
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    console.print(table, crop=False)
+
+
+def print_fields(fields: Sequence[tuple[str, object]]) -> None:
+    """Print name and value pairs, one a line, names aligned."""
+    width = max((len(name) for name, _ in fields), default=0)
+    for name, value in fields:
+        click.echo(f"{name.ljust(width)}  {value}")
+
+
+def say(message: str) -> None:
+    """Print a line for the person, on stderr."""
+    click.echo(message, err=True)
+
+
+def bytes_text(count: int) -> str:
+    """Return a size in the largest binary unit that keeps it above one."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"

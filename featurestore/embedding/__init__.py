@@ -1,0 +1,1 @@
+"""Plan (pure), execute, commit: how a dataset under a recipe becomes a feature set."""

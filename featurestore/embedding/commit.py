@@ -1,0 +1,213 @@
+"""Making a feature set exist: assemble, verify, sync, rename, and the record last."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from featurestore.catalogue import Quarantined, Record, checksums_path, record_path, set_fingerprint
+from featurestore.digests import sha256_file, sha256_hex
+from featurestore.embedding.rows import Rows
+from featurestore.errors import IntegrityError
+from featurestore.manifest import Manifest, ManifestSplit
+from featurestore.recipe import Recipe
+from featurestore.stores import FORMAT_VERSION, SUFFIXES, create_store, open_store
+from featurestore.stores.contract import SplitLayout, SplitReader, StoreLayout, StoreWriter
+from featurestore.stores.durable import replace, sync_directory, write_durably
+
+INCOMPLETE = ".incomplete-"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Commit:
+    """What is to be committed: a manifest without its quarantined rows, under one recipe."""
+
+    name: str
+    manifest: Manifest
+    source_fingerprint: str
+    recipe: Recipe
+    store_format: str
+    quarantine: tuple[Quarantined, ...]
+    provenance: Mapping[str, object]
+    sequence: int
+    committed_at: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the feature set."""
+        return set_fingerprint(self.manifest.fingerprint, self.recipe)
+
+
+def store_path(root: Path, *, name: str, fingerprint: str, store_format: str) -> Path:
+    """Return where a feature set's store lies in a cache."""
+    dataset, _, recipe = name.partition("/")
+    return root / dataset / f"{recipe}-{fingerprint[:8]}{SUFFIXES[store_format]}"
+
+
+def commit_set(commit: Commit, rows: Rows, *, root: Path) -> Record:
+    """Write the store, verify it and make it visible. The caller holds the set's lock.
+
+    When this returns, the store, its checksum list and its record are durable. Until then the
+    feature set does not exist; what a killed commit leaves behind is removed by the next one.
+
+    Raises
+    ------
+    IntegrityError
+        What was read back is not what was written, or a row has no features.
+    OSError
+        The disk is full or cannot be written.
+    """
+    final = store_path(
+        root, name=commit.name, fingerprint=commit.fingerprint, store_format=commit.store_format
+    )
+    final.parent.mkdir(parents=True, exist_ok=True)
+    sync_directory(root)
+    building = final.with_name(INCOMPLETE + final.name)
+    remove_store(building)
+    shape = rows.feature_shape()
+    written = _write(commit, rows, building, shape)
+    _verify(building, commit.manifest, written)
+    checksums = checksum_lines(building, final.name)
+    remove_store(final)  # without a record, or the same set again: either way not yet to be seen
+    replace(building, final)
+    write_durably(checksums_path(final), checksums)
+    record = Record(
+        name=commit.name,
+        store_format=commit.store_format,
+        store=final,
+        sequence=commit.sequence,
+        fingerprint=commit.fingerprint,
+        recipe=commit.recipe,
+        manifest_fingerprint=commit.manifest.fingerprint,
+        source_fingerprint=commit.source_fingerprint,
+        class_names=commit.manifest.class_names,
+        rows={split: len(part.sample_ids) for split, part in commit.manifest.splits.items()},
+        feature_shape=shape,
+        quarantine=commit.quarantine,
+        provenance=commit.provenance,
+        committed_at=commit.committed_at,
+        content_sha256=written,
+        checksums_sha256=sha256_hex(checksums),
+        stored_bytes=sum(path.stat().st_size for path in store_files(final)),
+    )
+    write_durably(record.path, record.to_json())
+    return record
+
+
+def remove_store(store: Path) -> None:
+    """Remove a store with what stands beside it; the record goes first, so none is ever torn."""
+    record_path(store).unlink(missing_ok=True)
+    checksums_path(store).unlink(missing_ok=True)
+    if store.is_dir():
+        shutil.rmtree(store)
+    else:
+        store.unlink(missing_ok=True)
+
+
+def store_files(store: Path) -> list[Path]:
+    """Return the files of a store, sorted: one for HDF5, many for Zarr."""
+    if not store.is_dir():
+        return [store]
+    return sorted(path for path in store.rglob("*") if path.is_file())
+
+
+def checksum_lines(store: Path, name: str) -> bytes:
+    """Return the store's checksum list, as ``sha256sum`` writes it, relative to its folder."""
+    lines = []
+    for path in store_files(store):
+        inside = path.relative_to(store).as_posix() if store.is_dir() else ""
+        lines.append(f"{sha256_file(path)}  {name}{'/' + inside if inside else ''}\n")
+    return "".join(lines).encode()
+
+
+def _write(
+    commit: Commit, rows: Rows, path: Path, shape: tuple[int, ...]
+) -> dict[str, str]:
+    manifest = commit.manifest
+    layout = StoreLayout(
+        splits={
+            split: SplitLayout(len(part.sample_ids), shape, commit.recipe.dtype)
+            for split, part in manifest.splits.items()
+        },
+        attributes={
+            "format_version": FORMAT_VERSION,
+            "name": commit.name,
+            "fingerprint": commit.fingerprint,
+            "manifest_fingerprint": manifest.fingerprint,
+            "recipe_fingerprint": commit.recipe.fingerprint,
+            "recipe": commit.recipe.to_dict(),
+            "class_names": list(manifest.class_names),
+            "quarantine": [dataclasses.asdict(entry) for entry in commit.quarantine],
+            "provenance": dict(commit.provenance),
+        },
+    )
+    writer = create_store(commit.store_format, path, layout)
+    try:
+        digests = {
+            split: _write_split(writer, split, part, rows)
+            for split, part in manifest.splits.items()
+        }
+        writer.close()
+    except BaseException:
+        writer.abort()
+        raise
+    return digests
+
+
+def _write_split(writer: StoreWriter, split: str, part: ManifestSplit, rows: Rows) -> str:
+    content = hashlib.sha256()
+    count, step = len(part.sample_ids), writer.block_rows(split)
+    for start in range(0, count, step):
+        try:
+            features = rows.gather(part.sha256[start : start + step])
+        except KeyError as error:
+            raise IntegrityError(
+                f"split {split}: expected features for image {error.args[0]}, found none",
+                next_step="run the same command again",
+            ) from error
+        content.update(features)
+        writer.write_features(split, start, features)
+    writer.write_rows(split, labels=part.labels, sample_ids=part.sample_ids, sha256=part.sha256)
+    return content.hexdigest()
+
+
+def _verify(path: Path, manifest: Manifest, written: Mapping[str, str]) -> None:
+    reader = open_store(path)
+    try:
+        for split, part in manifest.splits.items():
+            stored = reader.split(split)
+            same = (
+                stored.rows == len(part.sample_ids)
+                and np.array_equal(stored.labels(), part.labels)
+                and np.array_equal(stored.sha256(), part.sha256)
+                and list(stored.sample_ids()) == list(part.sample_ids)
+                and content_digest(stored) == written[split]
+            )
+            if not same:
+                raise IntegrityError(
+                    f"{path}, split {split}: what was read back is not what was written",
+                    next_step="check the disk, then run the same command again",
+                )
+    finally:
+        reader.close()
+
+
+def content_digest(split: SplitReader, block_rows: int = 1024) -> str:
+    """Return the SHA-256 of a split's features in row order, little-endian as stored.
+
+    Raises
+    ------
+    IntegrityError
+        A chunk fails its checksum.
+    """
+    content = hashlib.sha256()
+    for start in range(0, split.rows, block_rows):
+        content.update(
+            np.ascontiguousarray(split.read(start, min(start + block_rows, split.rows)))
+        )
+    return content.hexdigest()

@@ -1,0 +1,128 @@
+"""Finding the features that exist: in staging and in committed sets of the same recipe."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from featurestore.embedding.plan import digest_keys
+from featurestore.stores.contract import SplitReader
+from featurestore.stores.staging import StagedShard
+
+# Decoded blocks kept while rows are gathered: enough for a whole split of a few thousand rows.
+_KEPT_BYTES = 256 * 1024**2
+
+
+class RowSource(Protocol):
+    """Rows of one recipe that are already computed."""
+
+    digests: np.ndarray
+    block_rows: int
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Return rows start to stop as (stop - start, *feature_shape)."""
+
+
+class StagedRows:
+    """The rows of one staged shard."""
+
+    def __init__(self, shard: StagedShard) -> None:
+        self._shard = shard
+        self.digests = shard.digests
+        self.block_rows = max(1, len(shard.digests))
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """See `RowSource.read`."""
+        return self._shard.read()[start:stop]
+
+
+class CommittedRows:
+    """The rows of one split of a committed feature set."""
+
+    def __init__(self, split: SplitReader) -> None:
+        self._split = split
+        self.digests = split.sha256()
+        self.block_rows = max(64, split.chunk_rows)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """See `RowSource.read`."""
+        return self._split.read(start, stop)
+
+
+class Rows:
+    """Features by digest, gathered from many sources; memory is bounded."""
+
+    def __init__(self, sources: Sequence[RowSource]) -> None:
+        self._sources = [source for source in sources if len(source.digests)]
+        sizes = [len(source.digests) for source in self._sources]
+        self.digests = (
+            np.concatenate([source.digests for source in self._sources])
+            if sizes
+            else np.empty((0, 32), np.uint8)
+        )
+        keys = digest_keys(self.digests)
+        self._order = np.argsort(keys, kind="stable")
+        self._keys = keys[self._order]
+        self._source = np.repeat(np.arange(len(sizes)), sizes)
+        self._row = np.concatenate([np.arange(size) for size in sizes] or [np.arange(0)])
+        self._blocks: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+        self._kept_bytes = 0
+
+    def __contains__(self, digest: bytes) -> bool:
+        key = np.frombuffer(digest, "S32")[0]
+        at = int(np.searchsorted(self._keys, key))
+        return at < len(self._keys) and bool(self._keys[at] == key)
+
+    def feature_shape(self) -> tuple[int, ...]:
+        """Return the shape of one row; there must be one."""
+        return self._block(0, 0).shape[1:]
+
+    def gather(self, digests: np.ndarray) -> np.ndarray:
+        """Return the features of (n, 32) digests in their order, as (n, *feature_shape).
+
+        Raises
+        ------
+        KeyError
+            A digest has no features.
+        IntegrityError
+            A source's stored bytes are damaged.
+        """
+        wanted = digest_keys(digests)
+        at = np.searchsorted(self._keys, wanted)
+        found = at < len(self._keys)
+        found[found] = self._keys[at[found]] == wanted[found]
+        if not found.all():
+            raise KeyError(digests[~found][0].tobytes().hex())
+        where = self._order[at]
+        sources, rows = self._source[where], self._row[where]
+        out: np.ndarray | None = None
+        for source in np.unique(sources):
+            block_rows = self._sources[source].block_rows
+            mine = np.flatnonzero(sources == source)
+            for block in np.unique(rows[mine] // block_rows):
+                take = mine[rows[mine] // block_rows == block]
+                values = self._block(int(source), int(block))
+                if out is None:
+                    out = np.empty((len(digests), *values.shape[1:]), values.dtype)
+                out[take] = values[rows[take] - block * block_rows]
+        if out is None:
+            raise KeyError("no digest given")
+        return out
+
+    def _block(self, source: int, block: int) -> np.ndarray:
+        key = (source, block)
+        if key in self._blocks:
+            self._blocks.move_to_end(key)
+            return self._blocks[key]
+        rows = self._sources[source]
+        start = block * rows.block_rows
+        values = rows.read(start, min(start + rows.block_rows, len(rows.digests)))
+        self._blocks[key] = values
+        self._kept_bytes += values.nbytes
+        while self._kept_bytes > _KEPT_BYTES and len(self._blocks) > 1:
+            _, dropped = self._blocks.popitem(last=False)
+            self._kept_bytes -= dropped.nbytes
+        return values

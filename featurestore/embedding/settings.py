@@ -1,0 +1,135 @@
+"""What a caller asks of an embedding, and what comes back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from featurestore.catalogue import Quarantined
+from featurestore.errors import InvalidInput
+from featurestore.images import MAX_PIXELS
+from featurestore.recipe import Pooling, StoredDtype
+from featurestore.stores import STORE_FORMATS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmbedSettings:
+    """How a dataset is embedded. The first block is identity, the rest is not.
+
+    Parameters
+    ----------
+    backbone
+        Name of the backbone table.
+    weights
+        ``imagenet``, ``random:SEED``, or a ``.weights.h5``, ``.h5``, ``.keras`` or ``.onnx`` file.
+    layer
+        The cut layer; None is the last feature map.
+    size
+        (height, width) in pixels; None is the backbone's default.
+    precision
+        ``auto``, ``float32``, ``bfloat16`` or ``float16``.
+    split
+        Fractions such as ``0.7,0.15,0.15``, for a folder of class folders; `seed` goes with it.
+    name
+        Dataset name; None is the folder's or file's name.
+    store
+        ``zarr`` or ``hdf5``.
+    batch_size
+        None is what suits the device.
+    workers
+        Decoding threads; None is one for each processor.
+    strict
+        Stop at the first unreadable image instead of listing it.
+    wait
+        Wait for another writer of the same set instead of failing.
+    """
+
+    backbone: str = "vgg16"
+    weights: str = "imagenet"
+    layer: str | None = None
+    pooling: Pooling = "none"
+    size: tuple[int, int] | None = None
+    interpolation: str = "bilinear"
+    precision: str = "auto"
+    dtype: StoredDtype = "float16"
+    split: str | None = None
+    seed: int = 0
+
+    name: str | None = None
+    store: str = "zarr"
+    batch_size: int | None = None
+    workers: int | None = None
+    max_pixels: int = MAX_PIXELS
+    strict: bool = False
+    wait: bool = False
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        if self.store not in STORE_FORMATS:
+            raise InvalidInput(
+                f"store: expected one of {', '.join(STORE_FORMATS)}, found {self.store!r}"
+            )
+        for field in ("batch_size", "workers", "max_pixels"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise InvalidInput(f"{field}: expected at least 1, found {value}")
+        if self.size is not None and min(self.size) < 1:
+            raise InvalidInput(f"size: expected at least 1 pixel, found {self.size}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmbedResult:
+    """What an embedding did.
+
+    Parameters
+    ----------
+    feature_set
+        ``dataset/recipe-name``.
+    path
+        The store; None after a dry run.
+    computed
+        Images that went through the network (would go, after a dry run).
+    reused
+        Rows that took features computed earlier or for another row with the same bytes.
+    images_per_s
+        Computed images over the seconds from the first decode to the last staged shard.
+    """
+
+    feature_set: str
+    fingerprint: str
+    path: Path | None
+    rows: Mapping[str, int]
+    computed: int
+    reused: int
+    quarantined: tuple[Quarantined, ...]
+    seconds: float
+    images_per_s: float
+    dry_run: bool = False
+
+
+class Progress(Protocol):
+    """Told how an embedding goes; called from the thread that called `embed`."""
+
+    def phase(self, text: str) -> None:
+        """Another phase has begun."""
+
+    def planned(self, *, name: str, to_compute: int, reused: int) -> None:
+        """The plan stands; computing begins."""
+
+    def advanced(self, images: int, quarantined: int) -> None:
+        """So many more images are durable in staging, or in quarantine."""
+
+
+class Silent:
+    """A `Progress` that tells nobody."""
+
+    def phase(self, text: str) -> None:
+        """See `Progress`."""
+
+    def planned(self, *, name: str, to_compute: int, reused: int) -> None:
+        """See `Progress`."""
+
+    def advanced(self, images: int, quarantined: int) -> None:
+        """See `Progress`."""

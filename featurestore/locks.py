@@ -1,0 +1,80 @@
+"""One writer per feature set name, on Linux, macOS and Windows.
+
+The lock is the operating system's (`filelock`), held on a sidecar file for the whole run: it ends
+with its holder, however that ends. A second file says who holds it, for the message only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from featurestore.errors import Conflict
+
+
+@contextmanager
+def hold(path: Path, *, subject: str, wait: bool = False, since: str = "") -> Iterator[None]:
+    """Hold the lock at `path` while the block runs.
+
+    Raises
+    ------
+    Conflict
+        Another living process holds it and `wait` is false; the message says who.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(str(path))
+    holder = path.with_suffix(".holder")
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout as error:
+        raise Conflict(
+            f"{subject} is being written by {_holder(holder)}",
+            next_step="wait for it to end (--wait does), or stop that process",
+        ) from error
+    try:
+        holder.write_text(
+            json.dumps(
+                {
+                    "pid": os.getpid(),
+                    "host": socket.gethostname(),
+                    "since": since,
+                    "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+                }
+            ),
+            encoding="utf-8",
+        )
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def is_held(path: Path) -> bool:
+    """Tell whether a living process holds the lock at `path`."""
+    if not path.exists():
+        return False
+    lock = FileLock(str(path))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def _holder(path: Path) -> str:
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        return (
+            f"process {fields['pid']} on {fields['host']} "
+            f"since {fields['since']} ({fields['command']})"
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process (it has not said which)"
