@@ -7,8 +7,6 @@ import sys
 from collections.abc import Sequence
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 _WIDE = 10_000
 
@@ -22,6 +20,9 @@ def print_table(
     columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[str] = ()
 ) -> None:
     """Print an aligned table on stdout; off a terminal nothing is wrapped or coloured."""
+    from rich.console import Console
+    from rich.table import Table
+
     terminal = sys.stdout.isatty()
     console = Console(width=None if terminal else _WIDE, highlight=False, markup=False, emoji=False)
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -17,8 +17,8 @@ from pathlib import Path
 from featurestore.digests import fingerprint
 from featurestore.errors import Conflict, IntegrityError, InvalidInput, NotFound
 from featurestore.recipe import Recipe
-from featurestore.stores import FORMAT_VERSION, SUFFIXES
-from featurestore.stores.durable import write_durably
+from featurestore.stores import SUFFIXES, durable
+from featurestore.stores.contract import FORMAT_VERSION
 
 MARKER = ".featurestore.json"
 RUNS = "runs"
@@ -224,7 +224,7 @@ class Catalogue:
             self.check_version()
             marker = self.root / MARKER
             if not marker.exists():
-                write_durably(marker, json.dumps({"format_version": FORMAT_VERSION}).encode())
+                durable.replace_file(marker, json.dumps({"format_version": FORMAT_VERSION}).encode())
             if not os.access(self.root, os.W_OK):
                 raise PermissionError(f"{self.root} is not writable")
         except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import overload
 
@@ -48,17 +49,17 @@ class Split:
         """Stored type: float16 or float32."""
         return self._reader.dtype
 
-    @property
+    @cached_property
     def labels(self) -> np.ndarray:
         """(N,) int64: index into the class names."""
         return self._reader.labels()
 
-    @property
+    @cached_property
     def sample_ids(self) -> np.ndarray:
         """(N,) strings: relative POSIX paths of the images."""
         return self._reader.sample_ids()
 
-    @property
+    @cached_property
     def sha256(self) -> np.ndarray:
         """(N, 32) uint8: digests of the images' bytes."""
         return self._reader.sha256()

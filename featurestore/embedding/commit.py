@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,9 +15,8 @@ from featurestore.embedding.rows import Rows
 from featurestore.errors import IntegrityError
 from featurestore.manifest import Manifest, ManifestSplit
 from featurestore.recipe import Recipe
-from featurestore.stores import FORMAT_VERSION, SUFFIXES, create_store, open_store
+from featurestore.stores import SUFFIXES, create_store, durable, open_store
 from featurestore.stores.contract import SplitLayout, SplitReader, StoreLayout, StoreWriter
-from featurestore.stores.durable import replace, sync_directory, write_durably
 
 INCOMPLETE = ".incomplete-"
 
@@ -32,6 +30,7 @@ class Commit:
     source_fingerprint: str
     recipe: Recipe
     store_format: str
+    compression: str | None
     quarantine: tuple[Quarantined, ...]
     provenance: Mapping[str, object]
     sequence: int
@@ -66,7 +65,7 @@ def commit_set(commit: Commit, rows: Rows, *, root: Path) -> Record:
         root, name=commit.name, fingerprint=commit.fingerprint, store_format=commit.store_format
     )
     final.parent.mkdir(parents=True, exist_ok=True)
-    sync_directory(root)
+    durable.sync_directory(root)
     building = final.with_name(INCOMPLETE + final.name)
     remove_store(building)
     shape = rows.feature_shape()
@@ -74,8 +73,8 @@ def commit_set(commit: Commit, rows: Rows, *, root: Path) -> Record:
     _verify(building, commit.manifest, written)
     checksums = checksum_lines(building, final.name)
     remove_store(final)  # without a record, or the same set again: either way not yet to be seen
-    replace(building, final)
-    write_durably(checksums_path(final), checksums)
+    durable.replace(building, final)
+    durable.replace_file(checksums_path(final), checksums)
     record = Record(
         name=commit.name,
         store_format=commit.store_format,
@@ -95,7 +94,7 @@ def commit_set(commit: Commit, rows: Rows, *, root: Path) -> Record:
         checksums_sha256=sha256_hex(checksums),
         stored_bytes=sum(path.stat().st_size for path in store_files(final)),
     )
-    write_durably(record.path, record.to_json())
+    durable.replace_file(record.path, record.to_json())
     return record
 
 
@@ -103,10 +102,7 @@ def remove_store(store: Path) -> None:
     """Remove a store with what stands beside it; the record goes first, so none is ever torn."""
     record_path(store).unlink(missing_ok=True)
     checksums_path(store).unlink(missing_ok=True)
-    if store.is_dir():
-        shutil.rmtree(store)
-    else:
-        store.unlink(missing_ok=True)
+    durable.remove(store)
 
 
 def store_files(store: Path) -> list[Path]:
@@ -135,7 +131,6 @@ def _write(
             for split, part in manifest.splits.items()
         },
         attributes={
-            "format_version": FORMAT_VERSION,
             "name": commit.name,
             "fingerprint": commit.fingerprint,
             "manifest_fingerprint": manifest.fingerprint,
@@ -146,7 +141,7 @@ def _write(
             "provenance": dict(commit.provenance),
         },
     )
-    writer = create_store(commit.store_format, path, layout)
+    writer = create_store(commit.store_format, path, layout, compression=commit.compression)
     try:
         digests = {
             split: _write_split(writer, split, part, rows)

@@ -9,9 +9,8 @@ from typing import Protocol
 
 from featurestore.catalogue import Quarantined
 from featurestore.errors import InvalidInput
-from featurestore.images import MAX_PIXELS
 from featurestore.recipe import Pooling, StoredDtype
-from featurestore.stores import STORE_FORMATS
+from featurestore.stores import COMPRESSIONS, STORE_FORMATS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +35,8 @@ class EmbedSettings:
         Dataset name; None is the folder's or file's name.
     store
         ``zarr`` or ``hdf5``.
+    compression
+        ``zstd``, or for HDF5 ``gzip``; None is the store's default.
     batch_size
         None is what suits the device.
     workers
@@ -59,9 +60,9 @@ class EmbedSettings:
 
     name: str | None = None
     store: str = "zarr"
+    compression: str | None = None
     batch_size: int | None = None
     workers: int | None = None
-    max_pixels: int = MAX_PIXELS
     strict: bool = False
     wait: bool = False
     dry_run: bool = False
@@ -71,7 +72,12 @@ class EmbedSettings:
             raise InvalidInput(
                 f"store: expected one of {', '.join(STORE_FORMATS)}, found {self.store!r}"
             )
-        for field in ("batch_size", "workers", "max_pixels"):
+        if self.compression not in (None, *COMPRESSIONS[self.store]):
+            raise InvalidInput(
+                f"compression of a {self.store} store: expected "
+                f"{' or '.join(COMPRESSIONS[self.store])}, found {self.compression!r}"
+            )
+        for field in ("batch_size", "workers"):
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise InvalidInput(f"{field}: expected at least 1, found {value}")
@@ -119,7 +125,7 @@ class Progress(Protocol):
         """The plan stands; computing begins."""
 
     def advanced(self, images: int, quarantined: int) -> None:
-        """So many more images are durable in staging, or in quarantine."""
+        """So many more images went through the network, or into quarantine."""
 
 
 class Silent:

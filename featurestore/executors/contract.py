@@ -13,8 +13,6 @@ from typing import Protocol
 
 import numpy as np
 
-from featurestore.images import MAX_PIXELS
-
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
@@ -50,13 +48,14 @@ class DecodeSettings:
 
     size: tuple[int, int]
     interpolation: str
-    max_pixels: int = MAX_PIXELS
 
 
 class EmbedsBatches(Protocol):
     """The part of a network that an executor needs."""
 
-    batch_size: int
+    @property
+    def batch_size(self) -> int:
+        """Most images that one call takes."""
 
     def embed(self, batch: np.ndarray) -> np.ndarray:
         """Turn (n, H, W, 3) uint8 RGB, n at most `batch_size`, into (n, *feature_shape)."""

@@ -111,12 +111,7 @@ def _decode_one(path: Path, expected: str, settings: DecodeSettings) -> _Decoded
     if found != expected:
         return _Changed(f"expected digest {expected[:12]}…, found {found[:12]}…")
     try:
-        return decode_image(
-            content,
-            size=settings.size,
-            interpolation=settings.interpolation,
-            max_pixels=settings.max_pixels,
-        )
+        return decode_image(content, size=settings.size, interpolation=settings.interpolation)
     except UnreadableImage as error:
         return error
 

@@ -1,0 +1,138 @@
+"""`fs embed`: compute the features of a dataset, once."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from featurestore.embedding.embed import embed as embed_dataset
+from featurestore.embedding.settings import EmbedResult, EmbedSettings
+from featurestore_cli.options import cache_option, json_option
+from featurestore_cli.output import print_fields, print_json, say
+from featurestore_cli.progress import progress_for
+
+SKIPPED = 1
+_SHOWN = 20
+
+
+class SizeType(click.ParamType):
+    """`150` or `HEIGHTxWIDTH`, in pixels."""
+
+    name = "pixels"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Return (height, width)."""
+        match = re.fullmatch(r"(\d+)(?:x(\d+))?", str(value))
+        if not match:
+            self.fail(f"expected 150 or 150x200 (height x width), found {value!r}", param, ctx)
+        return int(match[1]), int(match[2] or match[1])
+
+
+@click.command()
+@click.argument("dataset", type=click.Path(path_type=Path))
+@click.option("--backbone", default="vgg16", show_default=True, help="Pretrained network.")
+@click.option(
+    "--weights",
+    default="imagenet",
+    show_default=True,
+    help="imagenet, random:SEED, or a .weights.h5, .h5, .keras or .onnx file.",
+)
+@click.option("--layer", help="Cut layer (fs summary lists them); default: last feature map.")
+@click.option(
+    "--pooling", type=click.Choice(["none", "avg", "max"]), default="none", show_default=True
+)
+@click.option(
+    "--size", type=SizeType(), help="Input pixels, 150 or 150x200; default: the backbone's."
+)
+@click.option(
+    "--interpolation",
+    type=click.Choice(["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]),
+    default="bilinear",
+    show_default=True,
+    help="Filter of the resize.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default=True,
+    help="Type the network computes in; auto is bfloat16 where the processor has it.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float16", "float32"]),
+    default="float16",
+    show_default=True,
+    help="Type features are stored in.",
+)
+@click.option("--split", help="Fractions such as 0.7,0.15,0.15 for a folder of class folders.")
+@click.option("--seed", default=0, show_default=True, help="Seed of --split.")
+@click.option("--name", help="Dataset name; default: the folder's.")
+@click.option("--store", type=click.Choice(["zarr", "hdf5"]), default="zarr", show_default=True)
+@click.option(
+    "--compression", type=click.Choice(["gzip", "zstd"]), help="Default: zarr zstd, hdf5 gzip."
+)
+@click.option("--batch-size", type=click.IntRange(1), help="Default: what suits the device.")
+@click.option("--workers", type=click.IntRange(1), help="Decoding threads; default: one a core.")
+@click.option("--strict", is_flag=True, help="Stop at the first unreadable image.")
+@click.option("--wait", is_flag=True, help="Wait for another writer of the same set.")
+@click.option("--dry-run", is_flag=True, help="Print what would be computed; compute nothing.")
+@cache_option
+@json_option
+def embed(dataset: Path, cache: Path, *, as_json: bool, **options: Any) -> int:
+    """Embed DATASET: a folder of splits of class folders, a folder of class folders (with --split),
+    or a CSV or Parquet file with the columns path, label and split.
+
+    What exists is reused. A killed run goes on where it stopped. Unreadable images are listed, the
+    rest goes on, and the exit code is 1.
+    """
+    settings = EmbedSettings(**options)
+    with progress_for(sys.stderr) as progress:
+        result = embed_dataset(dataset, settings, cache=cache, progress=progress)
+    if as_json:
+        print_json(_fields(result))
+    else:
+        _print(result)
+    for entry in result.quarantined[:_SHOWN]:
+        say(f"quarantined: {entry.sample_id}: {entry.reason}")
+    if len(result.quarantined) > _SHOWN:
+        say(f"… and {len(result.quarantined) - _SHOWN} more: fs show {result.feature_set}")
+    return SKIPPED if result.quarantined else 0
+
+
+def _fields(result: EmbedResult) -> dict[str, object]:
+    return {
+        "feature_set": result.feature_set,
+        "fingerprint": result.fingerprint,
+        "path": None if result.path is None else str(result.path),
+        "rows": dict(result.rows),
+        "computed": result.computed,
+        "reused": result.reused,
+        "quarantined": [vars(entry) for entry in result.quarantined],
+        "seconds": result.seconds,
+        "images_per_s": result.images_per_s,
+        "dry_run": result.dry_run,
+    }
+
+
+def _print(result: EmbedResult) -> None:
+    speed = f" at {result.images_per_s:.1f} images/s" if result.images_per_s else ""
+    click.echo(result.feature_set)
+    print_fields(
+        [
+            ("  rows", ", ".join(f"{split} {count}" for split, count in result.rows.items())),
+            ("  to compute" if result.dry_run else "  computed", f"{result.computed}{speed}"),
+            ("  reused", result.reused),
+            ("  quarantined", len(result.quarantined)),
+            ("  fingerprint", result.fingerprint[:16]),
+            ("  store", result.path or "not written: dry run"),
+        ]
+    )
+    if not result.dry_run:
+        say(f"next: fs train {result.feature_set} --head logistic")

@@ -1,0 +1,73 @@
+"""The progress bar: images/s, time left, reused and computed. Off a terminal it is not drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from featurestore.embedding.settings import Progress, Silent
+
+
+@contextmanager
+def progress_for(stream: TextIO) -> Iterator[Progress]:
+    """Give a bar on a terminal, and silence elsewhere (rich draws a last bar even there)."""
+    if not stream.isatty():
+        yield Silent()
+        return
+    bar = _Bar(stream)
+    try:
+        yield bar
+    finally:
+        bar.stop()
+
+
+class _Bar:
+    def __init__(self, stream: TextIO) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            SpinnerColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+        from rich.progress import Progress as RichProgress
+
+        self._bar = RichProgress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[counts]}"),
+            console=Console(file=stream),
+            transient=True,
+        )
+        self._task = self._bar.add_task("starting", total=None, rate="", counts="")
+        self._reused = 0
+        self._computed = 0
+        self._quarantined = 0
+        self._bar.start()
+
+    def phase(self, text: str) -> None:
+        self._bar.update(self._task, description=text)
+
+    def planned(self, *, name: str, to_compute: int, reused: int) -> None:
+        self._reused = reused
+        self._bar.reset(self._task, total=to_compute, description=name, rate="", counts="")
+
+    def advanced(self, images: int, quarantined: int) -> None:
+        self._computed += images
+        self._quarantined += quarantined
+        task = self._bar.tasks[0]
+        elapsed = task.elapsed or 0.0
+        rate = f"{self._computed / elapsed:.1f} images/s" if elapsed else ""
+        counts = f"computed {self._computed}, reused {self._reused}"
+        if self._quarantined:
+            counts += f", quarantined {self._quarantined}"
+        self._bar.update(self._task, advance=images + quarantined, rate=rate, counts=counts)
+
+    def stop(self) -> None:
+        self._bar.stop()

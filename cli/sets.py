@@ -1,0 +1,222 @@
+"""`fs ls`, `show`, `verify`, `export`, `gc`: what a cache holds."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import click
+
+from featurestore.catalogue import Catalogue, Record
+from featurestore_cli.options import cache_option, json_option
+from featurestore_cli.output import bytes_text, print_fields, print_json, print_table, say
+
+
+def _rows_text(record: Record) -> str:
+    return ", ".join(f"{split} {count}" for split, count in record.rows.items())
+
+
+def _shape_text(record: Record) -> str:
+    return "(" + ", ".join(map(str, record.feature_shape)) + ")"
+
+
+@click.command()
+@click.option("--all", "everything", is_flag=True, help="Superseded versions too.")
+@cache_option
+@json_option
+def ls(cache: Path, *, everything: bool, as_json: bool) -> None:
+    """List the feature sets of a cache, newest version of each name."""
+    catalogue = Catalogue(cache)
+    records = catalogue.records() if everything else catalogue.current()
+    if as_json:
+        print_json([_summary(record) for record in records])
+        return
+    if not records:
+        say(f"no feature set in {cache}; next: fs embed DATASET")
+        return
+    print_table(
+        ["name", "fingerprint", "rows", "shape", "store", "size", "quarantined", "committed"],
+        [
+            [
+                record.name,
+                record.fingerprint[:8],
+                _rows_text(record),
+                _shape_text(record),
+                record.store_format,
+                bytes_text(record.stored_bytes),
+                len(record.quarantine),
+                record.committed_at,
+            ]
+            for record in records
+        ],
+        right=["size", "quarantined"],
+    )
+
+
+def _summary(record: Record) -> dict[str, object]:
+    return {
+        "name": record.name,
+        "fingerprint": record.fingerprint,
+        "store": record.store_format,
+        "path": str(record.store),
+        "rows": dict(record.rows),
+        "feature_shape": list(record.feature_shape),
+        "bytes": record.stored_bytes,
+        "quarantined": len(record.quarantine),
+        "committed_at": record.committed_at,
+    }
+
+
+@click.command()
+@click.argument("name")
+@cache_option
+@json_option
+def show(name: str, cache: Path, *, as_json: bool) -> None:
+    """Show feature set NAME: recipe, classes, rows, bytes, compression, provenance, quarantine."""
+    from featurestore.features import open_record
+
+    record = Catalogue(cache).find(name)
+    with open_record(record) as features:
+        storage = features.storage()
+    if as_json:
+        print_json(
+            _summary(record)
+            | {
+                "manifest_fingerprint": record.manifest_fingerprint,
+                "recipe_fingerprint": record.recipe.fingerprint,
+                "recipe": record.recipe.to_dict(),
+                "class_names": list(record.class_names),
+                "storage": storage,
+                "provenance": dict(record.provenance),
+                "quarantine": [dataclasses.asdict(entry) for entry in record.quarantine],
+            }
+        )
+        return
+    click.echo(record.name)
+    logical = int(str(storage["logical_bytes"]))
+    ratio = f" ({logical / record.stored_bytes:.1f} x smaller)" if record.stored_bytes else ""
+    print_fields(
+        [
+            ("  fingerprint", record.fingerprint),
+            ("  store", record.store),
+            ("  rows", _rows_text(record)),
+            ("  classes", _classes_text(record.class_names)),
+            ("  features", f"{_shape_text(record)} {record.recipe.dtype}"),
+            ("  bytes", f"{bytes_text(record.stored_bytes)} of {bytes_text(logical)}{ratio}"),
+            ("  compression", f"{storage['compression']}, chunks of {storage['chunk_rows']} rows"),
+            ("  committed", record.committed_at),
+        ]
+    )
+    _section("recipe", record.recipe.to_dict())
+    _section("provenance", dict(record.provenance))
+    click.echo(f"quarantine: {len(record.quarantine) or 'none'}")
+    for entry in record.quarantine:
+        click.echo(f"  {entry.sample_id}: {entry.reason}")
+
+
+def _classes_text(names: tuple[str, ...], most: int = 10) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{len(names)}: {', '.join(names[:most])}{more}"
+
+
+def _section(title: str, fields: dict[str, object]) -> None:
+    click.echo(f"{title}:")
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {item}" for key, item in value.items())
+        elif isinstance(value, list):
+            value = " x ".join(map(str, value))
+        click.echo(f"  {name.ljust(16)} {'-' if value is None else value}")
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "--recompute", type=click.IntRange(0), default=0, metavar="N", help="Embed N rows again."
+)
+@click.option("--weights", help="Weights for --recompute; default: those it was embedded with.")
+@click.option("--seed", default=0, show_default=True, help="Which rows are drawn.")
+@cache_option
+@json_option
+def verify(
+    name: str, cache: Path, *, recompute: int, weights: str | None, seed: int, as_json: bool
+) -> None:
+    """Check every byte and row of feature set NAME against what was committed.
+
+    With --recompute N, also read N images again, embed them, and hold them to the tolerance that
+    docs/architecture.md states.
+    """
+    from featurestore.embedding.backbone import network_of
+    from featurestore.verify import verify_set
+
+    record = Catalogue(cache).find(name)
+    chosen = weights or str(record.provenance["weights"])
+    result = verify_set(
+        record,
+        recompute=recompute,
+        seed=seed,
+        network=(lambda recipe: network_of(recipe, weights=chosen)) if recompute else None,
+    )
+    if as_json:
+        print_json({"name": record.name, "fingerprint": record.fingerprint} | vars(result))
+        return
+    click.echo(f"{record.name}: {result.files} files and {result.rows} rows are as committed")
+    if result.recomputed:
+        click.echo(
+            f"{result.recomputed} rows recomputed: largest relative distance "
+            f"{result.largest_distance:.2g}, tolerance {result.tolerance:g}"
+        )
+
+
+@click.command()
+@click.argument("name")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
+@cache_option
+def export(name: str, file: Path, cache: Path, *, overwrite: bool) -> None:
+    """Write feature set NAME to FILE: .npz, .parquet, .h5 or .zarr."""
+    from featurestore.export import export_set
+    from featurestore.features import open_features
+
+    with open_features(name, cache=cache) as features:
+        export_set(features, file, overwrite=overwrite)
+        say(f"wrote {features.name} to {file}")
+
+
+@click.command()
+@click.option("--staging", is_flag=True, help="Staged rows of unfinished embeddings too.")
+@click.option("--dry-run", is_flag=True, help="List what would be removed; remove nothing.")
+@cache_option
+@json_option
+def gc(cache: Path, *, staging: bool, dry_run: bool, as_json: bool) -> None:
+    """Remove superseded versions of feature sets and leftovers of killed commits.
+
+    A version that a run was trained on stays, and so do the staged rows of an unfinished embedding
+    (its next run goes on from them) unless --staging is given.
+    """
+    from featurestore.collect import find_garbage, remove_garbage
+
+    garbage = find_garbage(cache, staging=staging)
+    going = [item for item in garbage if item.kept is None]
+    freed = sum(item.size_bytes for item in going) if dry_run else remove_garbage(garbage)
+    if as_json:
+        print_json(
+            {
+                "dry_run": dry_run,
+                "bytes": freed,
+                "removed": [
+                    {"path": str(i.path), "reason": i.reason, "bytes": i.size_bytes} for i in going
+                ],
+                "kept": [
+                    {"path": str(i.path), "reason": i.kept, "bytes": i.size_bytes}
+                    for i in garbage
+                    if i.kept is not None
+                ],
+            }
+        )
+        return
+    for item in garbage:
+        verb = "kept" if item.kept is not None else "would remove" if dry_run else "removed"
+        why = f"{item.reason}; {item.kept}" if item.kept is not None else item.reason
+        click.echo(f"{verb} {item.path} ({bytes_text(item.size_bytes)}): {why}")
+    click.echo(f"{bytes_text(freed)} {'would be freed' if dry_run else 'freed'}")

@@ -1,0 +1,428 @@
+"""Embedding a dataset: find what exists, compute the rest, commit. TensorFlow only if it must be."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from featurestore.catalogue import Catalogue, Quarantined, Record, dataset_name, set_fingerprint
+from featurestore.datasets import SplitFractions, build_manifest, scan_dataset
+from featurestore.embedding.backbone import BackboneChoice, ChoosesBackbone
+from featurestore.embedding.commit import Commit, commit_set
+from featurestore.embedding.plan import Plan, plan_embedding
+from featurestore.embedding.rows import CommittedRows, Rows, StagedRows
+from featurestore.embedding.settings import EmbedResult, EmbedSettings, Progress, Silent
+from featurestore.errors import Conflict, InvalidInput
+from featurestore.executors.contract import DecodeSettings, EmbedsBatches
+from featurestore.executors.local import LocalExecutor
+from featurestore.locks import hold
+from featurestore.manifest import Manifest
+from featurestore.recipe import Recipe
+from featurestore.state import StateFile
+from featurestore.stores import durable, open_store
+from featurestore.stores.staging import Staging
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_SHOWN = 5
+
+
+def embed(
+    dataset: Path | str,
+    settings: EmbedSettings | None = None,
+    *,
+    cache: Path | str = "cache",
+    progress: Progress | None = None,
+    clock: Callable[[], float] = time.time,
+    choose: Callable[[EmbedSettings], ChoosesBackbone] = BackboneChoice,
+) -> EmbedResult:
+    """Embed a dataset into a cache; the same as ``fs embed``.
+
+    What exists is reused, what is missing is computed, and the feature set becomes visible when it
+    is whole. Killed at any moment, the next call goes on from the last staged unit of 256 images.
+
+    Parameters
+    ----------
+    dataset
+        A folder of splits of class folders, a folder of class folders (with ``settings.split``), or
+        a CSV or Parquet manifest.
+
+    Raises
+    ------
+    InvalidInput
+        The dataset, the settings or the weights cannot be used; with ``strict``, an image.
+    Conflict
+        Another process writes the same set, an image changed while it was read, the disk is full,
+        or the cache is of a newer version.
+    IntegrityError
+        Stored bytes are damaged.
+    """
+    settings = settings or EmbedSettings()
+    with _storage_errors(Path(cache)):
+        run = _Embedding(
+            dataset=Path(dataset),
+            settings=settings,
+            cache=Path(cache),
+            progress=progress or Silent(),
+            clock=clock,
+            choose=choose,
+        )
+        return run.run()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Work:
+    """One dataset under one recipe, its lock held. `lost` are the samples that were not read."""
+
+    name: str
+    recipe: Recipe
+    manifest: Manifest
+    lost: tuple[Quarantined, ...]
+    records: list[Record]
+    staging: Staging
+
+
+class _Counted:
+    """A network that tells the progress of every batch, not only of every staged shard."""
+
+    def __init__(self, network: EmbedsBatches, progress: Progress) -> None:
+        self._network = network
+        self._progress = progress
+
+    @property
+    def batch_size(self) -> int:
+        return self._network.batch_size
+
+    def embed(self, batch: np.ndarray) -> np.ndarray:
+        features = self._network.embed(batch)
+        self._progress.advanced(len(batch), 0)
+        return features
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Embedding:
+    dataset: Path
+    settings: EmbedSettings
+    cache: Path
+    progress: Progress
+    clock: Callable[[], float]
+    choose: Callable[[EmbedSettings], ChoosesBackbone]
+
+    def __post_init__(self) -> None:
+        self.started = time.monotonic()
+        self.catalogue = Catalogue(self.cache)
+
+    def run(self) -> EmbedResult:
+        settings, catalogue = self.settings, self.catalogue
+        choice = self.choose(settings)
+        dataset = dataset_name(settings.name or self._given_name())
+        fractions = (
+            SplitFractions.parse(settings.split, seed=settings.seed) if settings.split else None
+        )
+        scan = scan_dataset(self.dataset, fractions=fractions)
+        if not settings.dry_run or self.cache.exists():
+            catalogue.create()
+        else:
+            catalogue.check_version()
+        with ExitStack() as stack:
+            state = stack.enter_context(self._state())
+            self.progress.phase(f"reading {self.dataset}")
+            built = build_manifest(scan, state=state, workers=self._workers)
+            manifest = built.manifest
+            lost = tuple(
+                Quarantined(entry.sample_id, entry.sha256, entry.reason)
+                for entry in built.unreadable
+            )
+            self._strict(lost)
+            records = catalogue.records()
+            recipe = choice.recipe(state, dataset=dataset, records=records)
+            name = f"{dataset}/{recipe.name}"
+            if not settings.dry_run:
+                stack.enter_context(
+                    hold(
+                        lock_path(self.cache, name),
+                        subject=f"feature set {name}",
+                        wait=settings.wait,
+                        since=self._now(),
+                    )
+                )
+                records = catalogue.records()
+            committed = self._committed(records, name, manifest, recipe)
+            if committed is not None and _unread(committed) == lost:
+                return self._unchanged(committed)
+            work = _Work(
+                name=name,
+                recipe=recipe,
+                manifest=manifest,
+                lost=lost,
+                records=records,
+                staging=Staging(staging_path(self.cache, name, recipe)),
+            )
+            with ExitStack() as readers:
+                result = self._compute(work, choice, readers)
+            if not settings.dry_run:
+                work.staging.clear()
+            return result
+
+    def _compute(self, work: _Work, choice: ChoosesBackbone, readers: ExitStack) -> EmbedResult:
+        manifest = work.manifest
+        sources, known = _existing(work, readers)
+        plan = plan_embedding(manifest, available=Rows(sources).digests, quarantined=known)
+        self._strict(plan.quarantined)
+        if self.settings.dry_run:
+            return self._dry(work, plan)
+        computed, seconds = 0, 0.0
+        if plan.units:
+            computed, seconds = self._execute(work, plan, choice)
+            sources, known = _existing(work, readers)
+        rows = Rows(sources)
+        quarantine = work.lost + _quarantined(manifest, known)
+        whole = manifest.without({entry.sha256 for entry in quarantine if entry.sha256})
+        if not sum(whole.rows.values()):
+            raise InvalidInput(
+                f"dataset {self.dataset}: none of its {len(quarantine)} files is a readable image"
+                f"{_reasons(quarantine)}",
+                next_step="check that the folder holds JPEG, PNG, WebP, BMP, GIF or TIFF images",
+            )
+        self.progress.phase("committing")
+        record = commit_set(
+            Commit(
+                name=work.name,
+                manifest=whole,
+                source_fingerprint=manifest.fingerprint,
+                recipe=work.recipe,
+                store_format=self.settings.store,
+                compression=self.settings.compression,
+                quarantine=quarantine,
+                provenance=self._provenance(choice),
+                sequence=self.catalogue.next_sequence(),
+                committed_at=self._now(),
+            ),
+            rows,
+            root=self.cache,
+        )
+        return self._result(record, computed=computed, seconds=seconds)
+
+    def _execute(self, work: _Work, plan: Plan, choice: ChoosesBackbone) -> tuple[int, float]:
+        recipe = work.recipe
+        self.progress.phase(f"loading {recipe.backbone}")
+        network = choice.network(recipe)
+        self.progress.planned(name=work.name, to_compute=plan.to_compute, reused=plan.reused)
+        begun = time.monotonic()
+        computed = 0
+        changed: dict[str, str] = {}
+        outcomes = LocalExecutor(workers=self._workers).run(
+            plan.units,
+            network=_Counted(network, self.progress),
+            decode=DecodeSettings(
+                size=recipe.size,
+                interpolation=recipe.interpolation,
+            ),
+            staging=work.staging,
+        )
+        names = {
+            digest.tobytes().hex(): sample_id
+            for unit in plan.units
+            for digest, sample_id in zip(unit.digests, unit.sample_ids, strict=True)
+        }
+        for outcome in outcomes:
+            computed += outcome.computed
+            changed.update(outcome.changed)
+            self.progress.advanced(0, len(outcome.quarantined))
+            self._strict(
+                tuple(
+                    Quarantined(names[digest], digest, reason)
+                    for digest, reason in outcome.quarantined.items()
+                )
+            )
+        if changed:
+            listed = "; ".join(f"{sample}: {what}" for sample, what in list(changed.items())[:5])
+            raise Conflict(
+                f"{len(changed)} image(s) of {self.dataset} changed while they were read: {listed}",
+                next_step="run the same command again; what was computed is kept",
+            )
+        return computed, time.monotonic() - begun
+
+    @property
+    def _workers(self) -> int:
+        return self.settings.workers or os.cpu_count() or 1
+
+    def _given_name(self) -> str:
+        resolved = self.dataset.resolve()
+        return resolved.stem if resolved.is_file() else resolved.name
+
+    @contextmanager
+    def _state(self) -> Iterator[StateFile | None]:
+        """Open the memo of digests; a dry run over a cache that does not exist makes none."""
+        if not self.cache.exists():
+            yield None
+            return
+        with StateFile(self.cache / ".state.sqlite") as state:
+            yield state
+
+    def _now(self) -> str:
+        return datetime.fromtimestamp(self.clock(), UTC).isoformat(timespec="seconds")
+
+    def _strict(self, quarantined: tuple[Quarantined, ...]) -> None:
+        if self.settings.strict and quarantined:
+            first = quarantined[0]
+            raise InvalidInput(
+                f"image {first.sample_id}: {first.reason}",
+                next_step="repair or remove the file, or leave --strict out to list such files",
+            )
+
+    def _committed(
+        self, records: list[Record], name: str, manifest: Manifest, recipe: Recipe
+    ) -> Record | None:
+        for record in records:
+            if (
+                record.name == name
+                and record.store_format == self.settings.store
+                and record.source_fingerprint == manifest.fingerprint
+                and record.recipe == recipe
+                and record.store.exists()
+            ):
+                return record
+        return None
+
+    def _unchanged(self, record: Record) -> EmbedResult:
+        self._strict(record.quarantine)
+        newest = max(r.sequence for r in self.catalogue.records() if r.name == record.name)
+        if record.sequence < newest and not self.settings.dry_run:
+            # The dataset is again what an older version holds: make that one current.
+            record = dataclasses.replace(record, sequence=self.catalogue.next_sequence())
+            durable.replace_file(record.path, record.to_json())
+        return self._result(record, computed=0, seconds=0.0)
+
+    def _result(self, record: Record, *, computed: int, seconds: float) -> EmbedResult:
+        return EmbedResult(
+            feature_set=record.name,
+            fingerprint=record.fingerprint,
+            path=record.store,
+            rows=record.rows,
+            computed=computed,
+            reused=sum(record.rows.values()) - computed,
+            quarantined=record.quarantine,
+            seconds=round(time.monotonic() - self.started, 3),
+            images_per_s=round(computed / seconds, 2) if seconds else 0.0,
+            dry_run=self.settings.dry_run,
+        )
+
+    def _dry(self, work: _Work, plan: Plan) -> EmbedResult:
+        whole = work.manifest.without({e.sha256 for e in plan.quarantined if e.sha256})
+        return EmbedResult(
+            feature_set=work.name,
+            fingerprint=set_fingerprint(whole.fingerprint, work.recipe),
+            path=None,
+            rows=whole.rows,
+            computed=plan.to_compute,
+            reused=plan.reused + plan.repeated,
+            quarantined=work.lost + plan.quarantined,
+            seconds=round(time.monotonic() - self.started, 3),
+            images_per_s=0.0,
+            dry_run=True,
+        )
+
+    def _provenance(self, choice: ChoosesBackbone) -> dict[str, object]:
+        return {
+            "source": str(self.dataset.resolve()),
+            "weights": choice.weights_label,
+            "split": self.settings.split,
+            "seed": self.settings.seed if self.settings.split else None,
+            "device": choice.device or "none: every row was reused",
+            "host": platform.node(),
+            "platform": platform.platform(),
+            "python": platform.python_version(),
+            "versions": {name: _version(name) for name in _VERSIONED},
+        }
+
+
+_VERSIONED = ("featurestore", "tensorflow", "keras", "numpy", "pillow", "zarr", "h5py")
+
+
+def lock_path(cache: Path, name: str) -> Path:
+    """Return the sidecar on which the writer of a feature set holds its lock."""
+    return cache / ".locks" / f"{name.replace('/', '--')}.lock"
+
+
+def staging_path(cache: Path, name: str, recipe: Recipe) -> Path:
+    """Return where the shards of an unfinished embedding of `name` lie."""
+    return cache / ".staging" / f"{name.partition('/')[0]}--{recipe.fingerprint[:16]}"
+
+
+def _existing(
+    work: _Work, readers: ExitStack
+) -> tuple[list[StagedRows | CommittedRows], dict[str, str]]:
+    """Every source of rows under the recipe, and every digest known to be unreadable."""
+    sources: list[StagedRows | CommittedRows] = []
+    known: dict[str, str] = {}
+    for shard in work.staging.shards():
+        sources.append(StagedRows(shard))
+        known.update(shard.quarantined)
+    for record in work.records:
+        if record.recipe != work.recipe or not record.store.exists():
+            continue
+        reader = open_store(record.store)
+        readers.callback(reader.close)
+        sources.extend(CommittedRows(reader.split(split)) for split in reader.splits)
+        known.update({e.sha256: e.reason for e in record.quarantine if e.sha256})
+    return sources, known
+
+
+def _unread(record: Record) -> tuple[Quarantined, ...]:
+    """The samples of a committed set whose bytes could not be read at all."""
+    return tuple(entry for entry in record.quarantine if entry.sha256 is None)
+
+
+def _quarantined(manifest: Manifest, known: Mapping[str, str]) -> tuple[Quarantined, ...]:
+    refused = {bytes.fromhex(digest): reason for digest, reason in known.items()}
+    if not refused:
+        return ()
+    keys = np.array(list(refused), "S32")
+    return tuple(
+        Quarantined(part.sample_ids[row], digest.hex(), refused[digest])
+        for part in manifest.splits.values()
+        for row in np.flatnonzero(np.isin(part.sha256.view("S32").ravel(), keys)).tolist()
+        for digest in (part.sha256[row].tobytes(),)
+    )
+
+
+def _reasons(quarantine: tuple[Quarantined, ...]) -> str:
+    shown = "".join(f"\n  {entry.sample_id}: {entry.reason}" for entry in quarantine[:_SHOWN])
+    return f":{shown}" if shown else ""
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+@contextmanager
+def _storage_errors(cache: Path) -> Iterator[None]:
+    """Say what an operating system error means for the cache; finished units stay staged."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise Conflict(
+                f"the disk that holds cache {cache} is full: {error}",
+                next_step="free some space (fs gc) and run the same command again; "
+                "what was computed is kept",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise InvalidInput(
+                f"cache {cache} cannot be written: {error}",
+                next_step="choose another folder with --cache DIR or FS_CACHE",
+            ) from error
+        raise
