@@ -70,9 +70,7 @@ def resolve_precision(
         if choice == precision:
             return precision
     if choice != "auto":
-        raise InvalidInput(
-            f"unknown precision {choice!r}: expected auto, {', '.join(PRECISIONS)}"
-        )
+        raise InvalidInput(f"unknown precision {choice!r}: expected auto, {', '.join(PRECISIONS)}")
     capability = gpu()
     if capability is not None:
         return "bfloat16" if capability >= (8, 0) else "float32"
