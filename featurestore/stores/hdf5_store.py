@@ -1,0 +1,362 @@
+"""Stores in HDF5: one file that every HDF5 reader since 1.10 opens."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any, TypeVar
+
+import h5py
+import numpy as np
+from h5py import h5f, h5fd, h5g, h5p
+from numpy.typing import NDArray
+
+from featurestore.errors import IntegrityError
+from featurestore.stores import durable, hdf5_format, version
+from featurestore.stores.contract import FEATURE_DTYPES, StorageReport, StoreLayout, Texts
+from featurestore.stores.hdf5_sink import Hdf5Sink
+from featurestore.stores.ledger import DIGEST_BYTES, SplitLedger
+
+# What h5py raises for a file that is not as it was written.
+_DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError)
+
+_Value = TypeVar("_Value")
+
+
+class Hdf5Writer:
+    """Writes one HDF5 store; see `StoreWriter`.
+
+    The same layout and rows give the same bytes: no object carries a time.
+
+    Parameters
+    ----------
+    path
+        Never a store's final name: a file half written lies there until `close` returned.
+    compression
+        "gzip", which every reader knows, or "zstd", which needs hdf5plugin to write and to read.
+    """
+
+    def __init__(self, path: Path, layout: StoreLayout, *, compression: str = "gzip") -> None:
+        self._path = path
+        self._compression = compression
+        self._closed = False
+        self._ledgers = {
+            name: SplitLedger(name, split, block_rows=hdf5_format.CHUNK_ROWS)
+            for name, split in layout.splits.items()
+        }
+        attributes = {
+            name: hdf5_format.encode_attribute(value)
+            for name, value in version.stamp(layout.attributes).items()
+        }
+        hdf5_format.dataset_properties(compression)  # a missing filter shows before the file does
+        self._sink = Hdf5Sink(path)
+        try:
+            self._file = _create_file(self._sink)
+            self._groups = {name: _create_group(self._file, name) for name in self._ledgers}
+            for name, value in attributes.items():
+                self._file.attrs[name] = value
+            checksum = hdf5_format.attributes_checksum(attributes)
+            self._file.attrs[version.CHECKSUM] = np.bytes_(checksum)
+            for name, split in layout.splits.items():
+                self._create_dataset(
+                    name,
+                    "features",
+                    shape=(split.rows, *split.feature_shape),
+                    dtype=np.dtype(split.dtype).newbyteorder("<"),
+                )
+            self._raise_failure()
+        except BaseException:
+            self.abort()
+            raise
+
+    def block_rows(self, split: str) -> int:
+        """Return the rows of a chunk."""
+        return self._ledgers[split].block_rows
+
+    def write_features(self, split: str, start: int, features: NDArray[np.generic]) -> None:
+        """Write whole chunks."""
+        ledger = self._ledgers[split]
+        ledger.check_features(start, features)
+        if len(features):
+            self._groups[split]["features"][start : start + len(features)] = features
+        self._raise_failure()
+        ledger.note_features(start, start + len(features))
+
+    def write_rows(
+        self,
+        split: str,
+        *,
+        labels: NDArray[np.int64],
+        sample_ids: Sequence[str],
+        sha256: NDArray[np.uint8],
+    ) -> None:
+        """Write the columns beside a split's features."""
+        ledger = self._ledgers[split]
+        ledger.check_rows(labels=labels, sample_ids=sample_ids, sha256=sha256)
+        rows = len(labels)
+        columns = (
+            ("labels", labels, np.dtype("<i8")),
+            ("sample_ids", np.array(sample_ids, dtype=object), hdf5_format.TEXT),
+            ("sha256", sha256, np.dtype("u1")),
+        )
+        for name, column, dtype in columns:
+            dataset = self._create_dataset(split, name, shape=column.shape, dtype=dtype)
+            if rows:
+                dataset[:] = column
+        ids = self._groups[split]["sample_ids"]
+        ids.attrs[hdf5_format.IDS_CHECKSUM] = np.bytes_(hdf5_format.texts_checksum(sample_ids))
+        self._raise_failure()
+        ledger.note_rows()
+
+    def close(self) -> None:
+        """Complete the file and sync it and its name."""
+        for ledger in self._ledgers.values():
+            ledger.require_complete(self._path)
+        self._file.close()
+        self._raise_failure()
+        self._sink.sync()
+        self._sink.close()
+        durable.sync_directory(self._path.parent)
+        self._closed = True
+
+    def abort(self) -> None:
+        """Remove the file, unless it is a finished store."""
+        if self._closed:
+            return
+        if self._sink.failure is None:
+            self._sink.failure = ValueError(f"the writer of {self._path} was aborted")
+        try:
+            self._file.close()
+        except (AttributeError, *_DAMAGE):
+            # HDF5 misses what was not written after a failure, or had no file yet.
+            pass
+        self._sink.close()
+        durable.remove(self._path)
+
+    def _create_dataset(
+        self, split: str, name: str, *, shape: tuple[int, ...], dtype: Any
+    ) -> h5py.Dataset:
+        group = self._groups[split]
+        if not shape[0] or name == "sample_ids":
+            # HDF5 can neither chunk nothing nor filter texts, which it keeps in a heap.
+            return group.create_dataset(name, shape=shape, dtype=dtype, track_times=False)
+        features = name == "features"
+        limit = hdf5_format.CHUNK_ROWS if features else hdf5_format.COLUMN_CHUNK_ROWS
+        return group.create_dataset(
+            name,
+            shape=shape,
+            dtype=dtype,
+            chunks=(min(limit, shape[0]), *shape[1:]),
+            dcpl=hdf5_format.dataset_properties(self._compression if features else "gzip"),
+            track_times=False,
+        )
+
+    def _raise_failure(self) -> None:
+        if self._sink.failure is not None:
+            raise self._sink.failure
+
+
+def _create_file(sink: Hdf5Sink) -> h5py.File:
+    access = h5p.create(h5p.FILE_ACCESS)
+    # From 1.10 on all of HDF5's own structures carry checksums; older bounds leave some without.
+    access.set_libver_bounds(h5f.LIBVER_V110, h5f.LIBVER_V110)
+    access.set_fileobj_driver(h5fd.fileobj_driver, sink)
+    creation = h5p.create(h5p.FILE_CREATE)
+    creation.set_obj_track_times(False)
+    creation.set_link_creation_order(h5p.CRT_ORDER_TRACKED | h5p.CRT_ORDER_INDEXED)
+    return h5py.File(h5f.create(b"featurestore", h5f.ACC_EXCL, fapl=access, fcpl=creation))
+
+
+def _create_group(file: h5py.File, name: str) -> h5py.Group:
+    creation = h5p.create(h5p.GROUP_CREATE)
+    creation.set_obj_track_times(False)
+    return h5py.Group(h5g.create(file.id, name.encode(), gcpl=creation))
+
+
+class Hdf5Split:
+    """Rows of one split of an HDF5 store; see `SplitReader`."""
+
+    def __init__(self, store: Path, name: str, group: h5py.Group) -> None:
+        self._store = store
+        self._name = name
+        self._group = group
+        self._features = group["features"]
+        self._rows = self._features.shape[0]
+        self._check()
+
+    @property
+    def rows(self) -> int:
+        """Rows in the split."""
+        return int(self._rows)
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """Axes of one row."""
+        return tuple(self._features.shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """Type of the stored features."""
+        dtype: np.dtype[np.generic] = self._features.dtype.newbyteorder("=")
+        return dtype
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows that are decoded together."""
+        return hdf5_format.CHUNK_ROWS
+
+    def read(self, start: int, stop: int) -> NDArray[np.generic]:
+        """Return features of rows `start` to `stop`."""
+        if not 0 <= start <= stop <= self.rows:
+            raise ValueError(f"rows {start} to {stop} are not within the {self.rows} of the split")
+        out = np.empty((stop - start, *self.feature_shape), self.dtype)
+        if stop > start:
+            try:
+                self._features.read_direct(out, np.s_[start:stop])
+            except _DAMAGE as error:
+                raise self._damaged("features", self._damaged_rows(start, stop), error) from error
+        return out
+
+    def labels(self) -> NDArray[np.int64]:
+        """Return the labels (rows,)."""
+        labels: NDArray[np.int64] = self._read("labels", lambda dataset: dataset[:])
+        return labels.astype(np.int64, copy=False)
+
+    def sample_ids(self) -> Texts:
+        """Return the sample ids (rows,)."""
+        texts = self._read("sample_ids", lambda dataset: dataset.asstr()[:].tolist())
+        recorded = self._read("sample_ids", lambda dataset: dataset.attrs[hdf5_format.IDS_CHECKSUM])
+        if hdf5_format.texts_checksum(texts) != recorded.decode():
+            raise self._damaged("sample_ids", range(self.rows), "SHA-256 does not match")
+        return np.array(texts, dtype=np.dtypes.StringDType())
+
+    def sha256(self) -> NDArray[np.uint8]:
+        """Return the digests of the image bytes (rows, 32)."""
+        digests: NDArray[np.uint8] = self._read("sha256", lambda dataset: dataset[:])
+        return digests
+
+    def storage(self) -> tuple[int, int]:
+        """Return the size of the features in bytes, before and after compression."""
+        logical = self.rows * prod(self.feature_shape) * self.dtype.itemsize
+        return logical, int(self._features.id.get_storage_size()) if self.rows else 0
+
+    def _check(self) -> None:
+        features, rows = self._features, self._rows
+        if features.dtype not in FEATURE_DTYPES:
+            raise ValueError(f"features of split {self._name} are {features.dtype}")
+        shapes = {
+            "labels": (rows,),
+            "sample_ids": (rows,),
+            "sha256": (rows, DIGEST_BYTES),
+        }
+        for name, shape in shapes.items():
+            if self._group[name].shape != shape:
+                raise ValueError(f"{name} of split {self._name} are {self._group[name].shape}")
+        # A chunk that is not there would read as zeros.
+        for name in ("features", "labels", "sha256"):
+            dataset = self._group[name]
+            if rows and dataset.id.get_num_chunks() != -(-rows // dataset.chunks[0]):
+                raise ValueError(f"{name} of split {self._name} lack chunks")
+        if rows and hdf5_format.ZSTD_FILTER in hdf5_format.filters(features):
+            hdf5_format.require_zstd()
+
+    def _read(self, name: str, access: Callable[[h5py.Dataset], Any]) -> Any:
+        try:
+            return access(self._group[name])
+        except _DAMAGE as error:
+            raise self._damaged(name, range(self.rows), error) from error
+
+    def _damaged_rows(self, start: int, stop: int) -> range:
+        first, last = start // self.chunk_rows, -(-stop // self.chunk_rows)
+        for chunk in range(first, last):
+            rows = range(self.rows)[chunk * self.chunk_rows : (chunk + 1) * self.chunk_rows]
+            try:
+                self._features[rows.start : rows.stop]
+            except _DAMAGE:
+                return rows
+        return range(start, stop)
+
+    def _damaged(self, array: str, rows: range, reason: object) -> IntegrityError:
+        return version.damaged_rows(
+            self._store, split=self._name, array=array, rows=rows, reason=str(reason)
+        )
+
+
+class Hdf5Reader:
+    """A finished HDF5 store; see `StoreReader`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with path.open("rb"):
+            pass  # what the operating system refuses is its own error, not damage
+        try:
+            # Stores never change, and a lock would need a file system that can lock.
+            self._file = h5py.File(path, "r", locking=False)
+        except _DAMAGE as error:
+            raise version.unreadable(path, str(error)) from error
+        try:
+            self._attributes = self._read_attributes()
+            version.refuse_newer(self._attributes, path=path)
+            self._splits = self._damage_as_error(
+                lambda: {name: Hdf5Split(path, name, group) for name, group in self._file.items()}
+            )
+        except BaseException:
+            self._file.close()
+            raise
+
+    @property
+    def attributes(self) -> dict[str, object]:
+        """Attributes as the writer was given them, with the format version."""
+        return self._attributes
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits, in the writer's order."""
+        return tuple(self._splits)
+
+    def split(self, name: str) -> Hdf5Split:
+        """Return a split's rows, readable until `close`."""
+        return self._splits[name]
+
+    def storage(self) -> StorageReport:
+        """Return sizes in bytes."""
+        sizes = [split.storage() for split in self._splits.values()]
+        return {
+            "logical_bytes": sum(logical for logical, _ in sizes),
+            "stored_bytes": sum(stored for _, stored in sizes),
+            "file_bytes": os.path.getsize(self._path),
+            "compression": self._compression(),
+            "chunk_rows": hdf5_format.CHUNK_ROWS,
+        }
+
+    def close(self) -> None:
+        """Close the file; its splits read no more."""
+        self._file.close()
+
+    def _compression(self) -> str:
+        for split in self._splits:
+            if hdf5_format.ZSTD_FILTER in hdf5_format.filters(self._file[split]["features"]):
+                return f"zstd-{hdf5_format.LEVEL} + fletcher32"
+        return f"gzip-{hdf5_format.LEVEL}"
+
+    def _read_attributes(self) -> dict[str, object]:
+        def read() -> tuple[dict[str, object], dict[str, object], bytes]:
+            stored = dict(self._file.attrs)
+            recorded = stored.pop(version.CHECKSUM)
+            decoded = {name: hdf5_format.decode_attribute(value) for name, value in stored.items()}
+            return stored, decoded, recorded
+
+        stored, decoded, recorded = self._damage_as_error(read)
+        if hdf5_format.attributes_checksum(stored) != recorded.decode():
+            raise version.unreadable(
+                self._path, f"its attributes do not match their {version.CHECKSUM}"
+            )
+        return decoded
+
+    def _damage_as_error(self, access: Callable[[], _Value]) -> _Value:
+        try:
+            return access()
+        except _DAMAGE as error:
+            raise version.unreadable(self._path, str(error)) from error

@@ -1,0 +1,76 @@
+"""The format version that every store carries, and the errors of a store that cannot be read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from featurestore.errors import Conflict, IntegrityError
+from featurestore.stores import contract
+
+CHECKSUM = "metadata_sha256"
+"""Attribute with which a store guards its own metadata. Every format version keeps it."""
+
+
+def stamp(attributes: Mapping[str, object]) -> dict[str, object]:
+    """Return a JSON copy of `attributes` that says which format version it is written in.
+
+    Raises
+    ------
+    ValueError
+        A value JSON cannot hold, or a name or version that is not the caller's to choose.
+    """
+    if CHECKSUM in attributes:
+        raise ValueError(f"attribute {CHECKSUM!r} is the store's own")
+    stamped: dict[str, object] = json.loads(json.dumps(dict(attributes), allow_nan=False))
+    section = stamped.setdefault("featurestore", {})
+    if not isinstance(section, dict):
+        raise ValueError("attribute 'featurestore' must be a JSON object")
+    claimed = section.setdefault("format_version", contract.FORMAT_VERSION)
+    if claimed != contract.FORMAT_VERSION:
+        raise ValueError(
+            f"this writer writes format {contract.FORMAT_VERSION}, the attributes say {claimed}"
+        )
+    return stamped
+
+
+def refuse_newer(attributes: Mapping[str, object], *, path: Path) -> None:
+    """Pass a store of this format version or an older one.
+
+    Raises
+    ------
+    Conflict
+        A newer version: this installation cannot know what its fields mean.
+    IntegrityError
+        No version at all: not a store of this package.
+    """
+    section = attributes.get("featurestore")
+    version = section.get("format_version") if isinstance(section, dict) else None
+    if not isinstance(version, int):
+        raise unreadable(path, "its attributes carry no format version")
+    if version > contract.FORMAT_VERSION:
+        raise Conflict(
+            f"store {path} has format version {version}; "
+            f"this installation reads up to {contract.FORMAT_VERSION}",
+            next_step="pip install --upgrade featurestore",
+        )
+
+
+def unreadable(path: Path, reason: str) -> IntegrityError:
+    """Return the error for a store that does not open."""
+    return IntegrityError(
+        f"store {path} is damaged or was never finished: {reason}", next_step=_remedy(path)
+    )
+
+
+def damaged_rows(path: Path, *, split: str, array: str, rows: range, reason: str) -> IntegrityError:
+    """Return the error for rows whose stored bytes are not what was written."""
+    extent = f"rows {rows.start} to {rows.stop - 1}" if rows else "its rows"
+    return IntegrityError(
+        f"store {path}, split {split}, {extent} of {array}: {reason}", next_step=_remedy(path)
+    )
+
+
+def _remedy(path: Path) -> str:
+    return f"restore {path} from a copy, or delete it and embed again"

@@ -1,0 +1,339 @@
+"""Stores in Zarr format 3: a folder of chunk files that any Zarr reader opens."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from math import prod
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurestore.errors import IntegrityError
+from featurestore.stores import durable, version, zarr_format
+from featurestore.stores.contract import SplitLayout, StorageReport, StoreLayout, Texts
+from featurestore.stores.ledger import SplitLedger
+from featurestore.stores.zarr_format import ArrayFormat, ChunkError
+
+_THREADS = min(4, os.cpu_count() or 1)
+# Below this many chunks a pool of threads costs more than it saves.
+_PARALLEL_FROM = 3
+
+
+class ZarrWriter:
+    """Writes one Zarr store; see `StoreWriter`.
+
+    The store's own `zarr.json` is written last, when all else is on disk: a folder without it is
+    no store.
+
+    Parameters
+    ----------
+    shard_above
+        Rows from which on a split is sharded.
+    """
+
+    def __init__(
+        self, path: Path, layout: StoreLayout, *, shard_above: int = zarr_format.SHARD_ABOVE
+    ) -> None:
+        self._path = path
+        self._attributes = version.stamp(layout.attributes)
+        self._arrays = {
+            name: zarr_format.array_formats(split, shard_above=shard_above)
+            for name, split in layout.splits.items()
+        }
+        self._ledgers = {
+            name: SplitLedger(name, split, block_rows=self._arrays[name]["features"].shard_rows)
+            for name, split in layout.splits.items()
+        }
+        self._closed = False
+        durable.make_directory(path)
+        try:
+            for name, arrays in self._arrays.items():
+                durable.make_directory(path / name)
+                for array in arrays:
+                    durable.make_directory(path / name / array)
+        except BaseException:
+            durable.remove(path)
+            raise
+
+    def block_rows(self, split: str) -> int:
+        """Return the rows of a chunk file, or of a shard file."""
+        return self._ledgers[split].block_rows
+
+    def write_features(self, split: str, start: int, features: NDArray[np.generic]) -> None:
+        """Write whole chunks or shards; compresses several at once on several cores."""
+        ledger, array = self._ledgers[split], self._arrays[split]["features"]
+        ledger.check_features(start, features)
+        stop = start + len(features)
+        cuts = range(0, len(features), array.chunk_rows)
+        chunks = _parallel(
+            lambda cut: zarr_format.encode_chunk(
+                features[cut : cut + array.chunk_rows], chunk_rows=array.chunk_rows
+            ),
+            cuts,
+        )
+        for file, stored in array.files(start // array.chunk_rows, chunks):
+            durable.write_new_file(self._path / split / "features" / file, stored)
+        ledger.note_features(start, stop)
+
+    def write_rows(
+        self,
+        split: str,
+        *,
+        labels: NDArray[np.int64],
+        sample_ids: Sequence[str],
+        sha256: NDArray[np.uint8],
+    ) -> None:
+        """Write the columns beside a split's features."""
+        ledger = self._ledgers[split]
+        ledger.check_rows(labels=labels, sample_ids=sample_ids, sha256=sha256)
+        for name, column in (("labels", labels), ("sample_ids", sample_ids), ("sha256", sha256)):
+            array = self._arrays[split][name]
+            for chunk in range(array.chunk_count):
+                extent = array.chunk_extent(chunk)
+                part = column[extent.start : extent.stop]
+                stored = (
+                    zarr_format.encode_chunk(part, chunk_rows=array.chunk_rows)
+                    if isinstance(part, np.ndarray)
+                    else zarr_format.encode_texts(part, chunk_rows=array.chunk_rows)
+                )
+                durable.write_new_file(self._path / split / name / array.file_of(chunk), stored)
+        ledger.note_rows()
+
+    def close(self) -> None:
+        """Write the metadata and sync everything, the store's own `zarr.json` last."""
+        for ledger in self._ledgers.values():
+            ledger.require_complete(self._path)
+        members: dict[str, zarr_format.Json] = {}
+        for name, arrays in self._arrays.items():
+            members[name] = zarr_format.group_document({})
+            for array_name, array in arrays.items():
+                members[f"{name}/{array_name}"] = array.document()
+        for member, document in members.items():
+            durable.write_new_file(
+                self._path / member / zarr_format.METADATA_FILE,
+                zarr_format.metadata_bytes(document),
+            )
+        durable.sync_tree(self._path)
+        root = self._path / zarr_format.METADATA_FILE
+        durable.write_new_file(root, zarr_format.root_metadata(self._attributes, members))
+        durable.sync_file(root)
+        durable.sync_directory(self._path)
+        durable.sync_directory(self._path.parent)
+        self._closed = True
+
+    def abort(self) -> None:
+        """Remove the folder, unless it is a finished store."""
+        if not self._closed:
+            durable.remove(self._path)
+
+
+class ZarrSplit:
+    """Rows of one split of a Zarr store; see `SplitReader`.
+
+    Opens files anew at each read and keeps none, so it survives a fork and needs no closing.
+    """
+
+    def __init__(self, store: Path, name: str, arrays: dict[str, ArrayFormat]) -> None:
+        self._store = store
+        self._name = name
+        self._arrays = arrays
+        self._features = arrays["features"]
+        self._indices: dict[str, NDArray[np.uint64]] = {}
+
+    @property
+    def rows(self) -> int:
+        """Rows in the split."""
+        return self._features.rows
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """Axes of one row."""
+        return self._features.shape[1:]
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """Type of the stored features."""
+        return np.dtype(self._features.data_type)
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows that are decoded together."""
+        return self._features.chunk_rows
+
+    def read(self, start: int, stop: int) -> NDArray[np.generic]:
+        """Return features of rows `start` to `stop`; decodes chunks on several cores."""
+        if not 0 <= start <= stop <= self.rows:
+            raise ValueError(f"rows {start} to {stop} are not within the {self.rows} of the split")
+        out = np.empty((stop - start, *self.feature_shape), self.dtype)
+
+        def fill(chunk: int) -> None:
+            extent = self._features.chunk_extent(chunk)
+            low, high = max(extent.start, start), min(extent.stop, stop)
+            rows = self._decoded("features", chunk, self.dtype)
+            out[low - start : high - start] = rows[low - extent.start : high - extent.start]
+
+        _parallel(fill, range(start // self.chunk_rows, -(-stop // self.chunk_rows)))
+        return out
+
+    def labels(self) -> NDArray[np.int64]:
+        """Return the labels (rows,)."""
+        return self._column("labels", np.dtype(np.int64)).astype(np.int64, copy=False)
+
+    def sample_ids(self) -> Texts:
+        """Return the sample ids (rows,)."""
+        array = self._arrays["sample_ids"]
+        texts: list[str] = []
+        for chunk in range(array.chunk_count):
+            stored = self._stored("sample_ids", chunk)
+            try:
+                texts += zarr_format.decode_texts(stored, chunk_rows=array.chunk_rows)
+            except ChunkError as error:
+                raise self._damaged("sample_ids", chunk, str(error)) from error
+        return np.array(texts[: self.rows], dtype=np.dtypes.StringDType())
+
+    def sha256(self) -> NDArray[np.uint8]:
+        """Return the digests of the image bytes (rows, 32)."""
+        return self._column("sha256", np.dtype(np.uint8)).astype(np.uint8, copy=False)
+
+    def _column(self, name: str, dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
+        array = self._arrays[name]
+        out = np.empty(array.shape, dtype)
+        for chunk in range(array.chunk_count):
+            extent = array.chunk_extent(chunk)
+            out[extent.start : extent.stop] = self._decoded(name, chunk, dtype)[: len(extent)]
+        return out
+
+    def _decoded(self, name: str, chunk: int, dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
+        array = self._arrays[name]
+        stored = self._stored(name, chunk)
+        try:
+            return zarr_format.decode_chunk(
+                stored, chunk_rows=array.chunk_rows, row_shape=array.shape[1:], dtype=dtype
+            )
+        except ChunkError as error:
+            raise self._damaged(name, chunk, str(error)) from error
+
+    def _stored(self, name: str, chunk: int) -> bytes:
+        array = self._arrays[name]
+        path = self._store / self._name / name / array.file_of(chunk)
+        try:
+            if not array.sharded:
+                return path.read_bytes()
+            index = self._shard_index(path, slots=array.shard_rows // array.chunk_rows)
+            offset, length = (int(entry) for entry in index[chunk % len(index)])
+            if offset == zarr_format.ABSENT:
+                raise ChunkError("the shard has no such chunk")
+            with path.open("rb", buffering=0) as stream:
+                stream.seek(offset)
+                return stream.read(length)
+        except FileNotFoundError as error:
+            raise self._damaged(name, chunk, f"{path.name} is missing") from error
+        except ChunkError as error:
+            raise self._damaged(name, chunk, str(error)) from error
+
+    def _shard_index(self, path: Path, *, slots: int) -> NDArray[np.uint64]:
+        index = self._indices.get(path.name)
+        if index is None:
+            with path.open("rb") as stream:
+                size = stream.seek(0, os.SEEK_END)
+                stream.seek(max(0, size - zarr_format.index_bytes(slots)))
+                index = zarr_format.decode_index(stream.read(), slots=slots)
+            self._indices[path.name] = index
+        return index
+
+    def _damaged(self, array: str, chunk: int, reason: str) -> IntegrityError:
+        return version.damaged_rows(
+            self._store,
+            split=self._name,
+            array=array,
+            rows=self._arrays[array].chunk_extent(chunk),
+            reason=reason,
+        )
+
+
+class ZarrReader:
+    """A finished Zarr store; see `StoreReader`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            text = (path / zarr_format.METADATA_FILE).read_bytes()
+        except FileNotFoundError as error:
+            raise version.unreadable(path, "it has no zarr.json") from error
+        try:
+            document = json.loads(text)
+            self._attributes = dict(document["attributes"])
+            signature = self._attributes.pop(version.CHECKSUM)
+            members = document["consolidated_metadata"]["metadata"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise version.unreadable(path, f"zarr.json is not a store's: {error!r}") from error
+        if not zarr_format.is_authentic(text, signature):
+            raise version.unreadable(path, f"zarr.json does not match its {version.CHECKSUM}")
+        version.refuse_newer(self._attributes, path=path)
+        self._splits = {
+            name: self._open_split(name, members)
+            for name, member in members.items()
+            if member["node_type"] == "group"
+        }
+
+    @property
+    def attributes(self) -> dict[str, object]:
+        """Attributes as the writer was given them, with the format version."""
+        return self._attributes
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits, in the writer's order."""
+        return tuple(self._splits)
+
+    def split(self, name: str) -> ZarrSplit:
+        """Return a split's rows."""
+        return self._splits[name]
+
+    def storage(self) -> StorageReport:
+        """Return sizes in bytes; looks at every file."""
+        stored = file_bytes = 0
+        for folder, _, files in os.walk(self._path):
+            size = sum(os.path.getsize(os.path.join(folder, name)) for name in files)
+            file_bytes += size
+            if os.path.basename(folder) == "features":
+                stored += size - os.path.getsize(os.path.join(folder, zarr_format.METADATA_FILE))
+        return {
+            "logical_bytes": sum(
+                split.rows * prod(split.feature_shape) * split.dtype.itemsize
+                for split in self._splits.values()
+            ),
+            "stored_bytes": stored,
+            "file_bytes": file_bytes,
+            "compression": f"zstd-{zarr_format.ZSTD_LEVEL} + crc32c",
+            "chunk_rows": zarr_format.CHUNK_ROWS,
+        }
+
+    def close(self) -> None:
+        """Do nothing: no file stays open."""
+
+    def _open_split(self, name: str, members: dict[str, zarr_format.Json]) -> ZarrSplit:
+        try:
+            features = zarr_format.parse_features(members[f"{name}/features"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise version.unreadable(self._path, f"features of split {name}: {error!r}") from error
+        layout = SplitLayout(features.rows, features.shape[1:], features.data_type)
+        columns = zarr_format.array_formats(layout, shard_above=layout.rows)
+        return ZarrSplit(self._path, name, {**columns, "features": features})
+
+
+_Result = TypeVar("_Result")
+
+
+def _parallel(function: Callable[[int], _Result], items: Sequence[int]) -> list[_Result]:
+    """Return the results in order; several threads where there is enough for them to do."""
+    if len(items) < _PARALLEL_FROM or _THREADS == 1:
+        return [function(item) for item in items]
+    # A pool per call: one that is kept would be dead in a forked child, and hang it.
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(function, items))
