@@ -1,0 +1,284 @@
+"""What every head must do: `HeadConformance`, and feature sets in memory to do it on."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from featurestore.errors import IntegrityError, InvalidInput
+from featurestore.recipe import Recipe
+from featurestore.training.contract import Head, HeadSettings
+from featurestore.training.heads import build_settings, create_head
+
+RECIPE = Recipe(
+    backbone="vgg16",
+    weights_sha256="0" * 64,
+    layer="block5_pool",
+    size=(150, 150),
+    decoder="none",
+    preprocessing="caffe",
+    precision="float32",
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MemoryRows:
+    """Rows of a split, held as arrays: (N, *feature_shape) features and (N,) int64 labels."""
+
+    features: np.ndarray
+    labels: np.ndarray
+    prefix: str = "row"
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """Shape of one row."""
+        return self.features.shape[1:]
+
+    @property
+    def sample_ids(self) -> np.ndarray:
+        """(N,) strings."""
+        return np.array([f"{self.prefix}/{i:05}.jpg" for i in range(len(self))], dtype=object)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Return rows start to stop; they cannot be written to."""
+        return self.load()[0][start:stop]
+
+    def load(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return features and labels; neither can be written to."""
+        features, labels = self.features.view(), self.labels.view()
+        features.flags.writeable = labels.flags.writeable = False
+        return features, labels
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MemoryFeatures:
+    """A feature set held as arrays."""
+
+    rows: Mapping[str, MemoryRows]
+    class_names: tuple[str, ...]
+    name: str = "blobs/vgg16-150-block5_pool-fp32-w000000"
+    fingerprint: str = "f" * 64
+    manifest_fingerprint: str = "e" * 64
+    recipe: Recipe = RECIPE
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits."""
+        return tuple(self.rows)
+
+    def __getitem__(self, split: str, /) -> MemoryRows:
+        return self.rows[split]
+
+
+def blobs(
+    rows: int,
+    *,
+    n_classes: int,
+    feature_shape: tuple[int, ...] = (2, 2, 8),
+    seed: int = 0,
+    dtype: str = "float16",
+    distance: float = 2.0,
+) -> MemoryRows:
+    """Return rows like features after a ReLU: none negative, about half zero, up to about 200.
+
+    Classes take turns, so each has rows. They lie around centres that depend on `n_classes` and
+    `feature_shape` alone; at `distance` 2 a linear head tells almost all rows apart.
+    """
+    centres = np.random.default_rng(1).normal(size=(n_classes, *feature_shape)) * distance
+    labels = np.arange(rows) % n_classes
+    noise = np.random.default_rng(seed).normal(size=(rows, *feature_shape))
+    features = np.maximum(centres[labels] + noise, 0) * 30
+    return MemoryRows(features.astype(dtype), labels.astype(np.int64), prefix=f"seed{seed}")
+
+
+Fitted = Callable[[int], Head]
+
+
+class HeadConformance:
+    """Inherit from it, name the head, and give settings under which it learns `blobs` quickly."""
+
+    head: ClassVar[str]
+    fields: ClassVar[Mapping[str, object]]
+
+    @pytest.fixture(params=[2, 3], ids=["two-classes", "three-classes"])
+    def n_classes(self, request: pytest.FixtureRequest) -> int:
+        """Both the single sigmoid output and one output a class."""
+        return int(request.param)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def fitted(cls) -> Fitted:
+        """Return the head of a number of classes; its tests share it, and only read it."""
+        return functools.cache(cls.fit)
+
+    @classmethod
+    def settings(cls) -> HeadSettings:
+        """Return the settings under test."""
+        return build_settings(cls.head, cls.fields)
+
+    @classmethod
+    def fit(cls, n_classes: int) -> Head:
+        """Return a new head fitted to 66 blobs."""
+        train = blobs(66, n_classes=n_classes)
+        return create_head(cls.settings()).fit(train, None, n_classes=n_classes, seed=3)
+
+    def test_constructor_only_stores(self) -> None:
+        """Nothing is learned, or computed, before `fit`."""
+        settings = self.settings()
+        head = create_head(settings)
+        assert head.settings is settings
+        assert [name for name in vars(head) if name.endswith("_")] == []
+
+    def test_unfitted_head_refuses(self) -> None:
+        """Probabilities before `fit` are an error of the caller."""
+        with pytest.raises(InvalidInput, match="not fitted"):
+            create_head(self.settings()).predict_proba(np.zeros((1, 2, 2, 8), np.float16))
+
+    def test_fit_learns(self, fitted: Fitted, n_classes: int) -> None:
+        """Fresh rows of separable classes are told apart, and columns are in class order."""
+        fresh = blobs(200, n_classes=n_classes, seed=9)
+        predicted = fitted(n_classes).predict_proba(fresh.features).argmax(axis=1)
+        assert np.mean(predicted == fresh.labels) > 0.9
+
+    def test_fit_sets_what_was_learned(self, n_classes: int) -> None:
+        """`fit` returns the head, with the sizes it was fitted to; the settings stay."""
+        settings = self.settings()
+        head = create_head(settings)
+        train = blobs(66, n_classes=n_classes)
+        assert head.fit(train, train, n_classes=n_classes, seed=0) is head
+        assert head.settings is settings
+        assert head.n_classes_ == n_classes
+        assert head.feature_shape_ == (2, 2, 8)
+        assert isinstance(head.notes_, tuple)
+
+    def test_history_has_one_number_an_epoch(self) -> None:
+        """Curves of one fit are equally long, and a validation curve needs a validation split."""
+        train = blobs(40, n_classes=2)
+        for validation, splits in ((None, {"train"}), (train, {"train", "validation"})):
+            head = create_head(self.settings()).fit(train, validation, n_classes=2, seed=0)
+            names = {f"{split}_{what}" for split in splits for what in ("loss", "accuracy")}
+            assert set(head.history_) in (set(), names)
+            assert len({len(curve) for curve in head.history_.values()}) <= 1
+
+    def test_same_seed_same_head(self, fitted: Fitted, n_classes: int) -> None:
+        """A second fit starts afresh, whether of the same object or of another."""
+        rows = blobs(50, n_classes=n_classes, seed=9).features
+        first = fitted(n_classes).predict_proba(rows)
+        head = self.fit(n_classes)
+        np.testing.assert_array_equal(head.predict_proba(rows), first)
+        head.fit(blobs(66, n_classes=n_classes), None, n_classes=n_classes, seed=3)
+        np.testing.assert_array_equal(head.predict_proba(rows), first)
+
+    def test_refit_to_other_rows(self) -> None:
+        """A head may be fitted again to another number of classes and another shape."""
+        head = self.fit(2)
+        train = blobs(60, n_classes=3, feature_shape=(5,))
+        head.fit(train, None, n_classes=3, seed=0)
+        assert head.predict_proba(train.features).shape == (60, 3)
+
+    def test_global_random_state_is_left_alone(self) -> None:
+        """Fitting neither reads nor moves the generators of `random` and NumPy."""
+        random.seed(5)
+        np.random.seed(5)
+        before = random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index] # a tuple by default
+        self.fit(2)
+        after = random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index] # a tuple by default
+        assert before == after
+
+    def test_probabilities(self, fitted: Fitted, n_classes: int) -> None:
+        """A column for each class, float32 in [0, 1], rows sum to one, even far from the data."""
+        rows = blobs(130, n_classes=n_classes, seed=9).features
+        probabilities = fitted(n_classes).predict_proba(np.concatenate([rows, rows * 100]))
+        assert probabilities.shape == (260, n_classes)
+        assert probabilities.dtype == np.float32
+        assert probabilities.min() >= 0 and probabilities.max() <= 1
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+
+    def test_no_rows(self, fitted: Fitted, n_classes: int) -> None:
+        """No rows in, no rows out."""
+        nothing = np.empty((0, 2, 2, 8), np.float16)
+        assert fitted(n_classes).predict_proba(nothing).shape == (0, n_classes)
+
+    def test_row_does_not_depend_on_its_neighbours(self, fitted: Fitted) -> None:
+        """One row alone gets what it gets among more rows than any block holds."""
+        rows = blobs(1100, n_classes=2, seed=9).features
+        head = fitted(2)
+        together = head.predict_proba(rows)
+        for i in (0, 511, 512, 1099):
+            np.testing.assert_allclose(
+                head.predict_proba(rows[i : i + 1])[0], together[i], atol=1e-6
+            )
+
+    def test_stored_type_does_not_matter(self) -> None:
+        """Equal values in float16 and float32 give equal heads."""
+        half = blobs(66, n_classes=2)
+        full = MemoryRows(half.features.astype(np.float32), half.labels)
+        heads = [
+            create_head(self.settings()).fit(rows, None, n_classes=2, seed=0)
+            for rows in (half, full)
+        ]
+        np.testing.assert_allclose(
+            heads[0].predict_proba(half.features),
+            heads[1].predict_proba(full.features),
+            atol=1e-6,
+        )
+
+    def test_other_shape_is_refused(self, fitted: Fitted) -> None:
+        """Rows of another shape are refused, even with as many values."""
+        with pytest.raises(InvalidInput, match=r"\(2, 2, 8\).*\(4, 8\)"):
+            fitted(2).predict_proba(np.zeros((1, 4, 8), np.float16))
+
+    def test_round_trip(self, fitted: Fitted, n_classes: int, tmp_path: Path) -> None:
+        """A saved head gives the same probabilities to the last bit, and can be saved again."""
+        head = fitted(n_classes)
+        rows = blobs(50, n_classes=n_classes, seed=9).features
+        for name in ("first", "second"):
+            path = tmp_path / f"{name}{head.suffix}"
+            head.save(path)
+            loaded = create_head(self.settings()).load(
+                path, feature_shape=(2, 2, 8), n_classes=n_classes
+            )
+            np.testing.assert_array_equal(loaded.predict_proba(rows), head.predict_proba(rows))
+            assert (loaded.n_classes_, loaded.feature_shape_) == (n_classes, (2, 2, 8))
+            assert (loaded.history_, loaded.notes_) == ({}, ())
+            head = loaded
+
+    @pytest.mark.parametrize("damage", ["empty", "half", "flipped", "text", "gone"])
+    def test_damaged_model_is_refused(self, fitted: Fitted, damage: str, tmp_path: Path) -> None:
+        """A file that is not a whole model is an integrity error, not a traceback."""
+        head = fitted(2)
+        path = tmp_path / f"model{head.suffix}"
+        head.save(path)
+        whole = path.read_bytes()
+        middle = len(whole) // 2
+        flipped = whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :]
+        damaged = {"empty": b"", "half": whole[:middle], "flipped": flipped, "text": b"no model"}
+        path.unlink()
+        if damage in damaged:
+            path.write_bytes(damaged[damage])
+        with pytest.raises(IntegrityError, match="model"):
+            create_head(self.settings()).load(path, feature_shape=(2, 2, 8), n_classes=2)
+
+    def test_model_of_another_size_is_refused(self, fitted: Fitted, tmp_path: Path) -> None:
+        """A model for other features or classes is not taken for the one expected."""
+        head = fitted(3)
+        path = tmp_path / f"model{head.suffix}"
+        head.save(path)
+        for shape, n_classes in (((2, 2, 9), 3), ((2, 2, 8), 4), ((2, 2, 8), 2)):
+            with pytest.raises(IntegrityError, match="expected"):
+                create_head(self.settings()).load(path, feature_shape=shape, n_classes=n_classes)
+
+    def test_versions(self) -> None:
+        """The libraries that decide the numbers are named with a version each."""
+        versions = create_head(self.settings()).versions()
+        assert versions and all(text[0].isdigit() for text in versions.values())

@@ -1,0 +1,1 @@
+"""Heads on features, and the runs that record them."""

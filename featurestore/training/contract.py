@@ -1,0 +1,179 @@
+"""What every head promises, and what it may ask of the rows it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import ClassVar, Protocol, Self
+
+import numpy as np
+
+from featurestore.errors import InvalidInput
+from featurestore.recipe import Recipe
+
+Progress = Callable[[int, int], None]  # (steps done, steps in all); an epoch, where there are any
+
+
+class NotConverged(UserWarning):
+    """A head stopped before its optimum; its numbers are of the point where it stopped."""
+
+
+class Rows(Protocol):
+    """One split as a head sees it: `featurestore.features.Split`, or arrays in a test."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """Shape of one row: (H, W, C) or (D,)."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) int64, each in [0, n_classes)."""
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """(stop - start, *feature_shape), float16 or float32 as stored."""
+
+    def load(self) -> tuple[np.ndarray, np.ndarray]:
+        """Every row: features as `read` gives them, and the labels."""
+
+
+class SampleRows(Rows, Protocol):
+    """Rows that say which samples they are."""
+
+    @property
+    def sample_ids(self) -> np.ndarray:
+        """(N,) strings."""
+
+
+class Features(Protocol):
+    """What training needs of a feature set: `featurestore.features.FeatureSet` has it."""
+
+    @property
+    def name(self) -> str:
+        """``dataset/recipe-name``."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the manifest under the recipe."""
+
+    @property
+    def manifest_fingerprint(self) -> str:
+        """Identity of the ordered rows."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """Everything that decided the features' values."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Class names in label order."""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits; one may have no rows."""
+
+    def __getitem__(self, split: str, /) -> SampleRows: ...
+
+
+class HeadSettings(Protocol):
+    """What decides a head, apart from its seed: a frozen dataclass of JSON scalars."""
+
+    head: ClassVar[str]
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the fields as JSON-ready values."""
+
+
+class Head(Protocol):
+    """A classifier on features.
+
+    The constructor only stores its settings. What is learned ends in ``_``, and is there after
+    `fit` or `load`. One object belongs to one thread.
+
+    Attributes
+    ----------
+    suffix
+        Ending of the model file, with its dot.
+    n_classes_
+        Number of columns of `predict_proba`.
+    feature_shape_
+        Shape of one row as the head was fitted to it.
+    history_
+        One number per epoch under each of ``train_loss``, ``train_accuracy``, ``validation_loss``
+        and ``validation_accuracy``; empty for a head without epochs, and after `load`.
+    notes_
+        What a reader of the results must be told, such as that the fit did not converge.
+    """
+
+    suffix: ClassVar[str]
+    n_classes_: int
+    feature_shape_: tuple[int, ...]
+    history_: Mapping[str, list[float]]
+    notes_: tuple[str, ...]
+
+    @property
+    def settings(self) -> HeadSettings:
+        """What the constructor was given."""
+
+    def fit(
+        self,
+        train: Rows,
+        validation: Rows | None,
+        *,
+        n_classes: int,
+        seed: int,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Fit to `train`, starting afresh: the same seed gives the same head on the same machine.
+
+        Every class has at least one row in `train`. `validation` is for the history, and for
+        choices that the settings ask for. No global random state is read or changed.
+
+        Raises
+        ------
+        InvalidInput
+            The fit cannot be done on these features with these settings.
+        """
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        """Return (N, n_classes) float32 in [0, 1]: columns in class order, rows sum to one.
+
+        A head with a single sigmoid output gives both columns. A row's values do not depend on the
+        rows beside it beyond rounding.
+
+        Raises
+        ------
+        InvalidInput
+            The head is not fitted, or a row's shape is not `feature_shape_`.
+        """
+
+    def save(self, path: Path) -> None:
+        """Write the model to a file that does not exist yet. It is not synced."""
+
+    def load(self, path: Path, *, feature_shape: tuple[int, ...], n_classes: int) -> Self:
+        """Read what `save` wrote for rows and classes of these numbers, running no code from it.
+
+        Raises
+        ------
+        IntegrityError
+            The file is damaged, or holds anything but this head's kind of model of that size.
+        """
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of the libraries that decide this head's numbers."""
+
+
+def check_rows(X: np.ndarray, feature_shape: tuple[int, ...]) -> None:
+    """Refuse features that a head was not fitted to.
+
+    Raises
+    ------
+    InvalidInput
+        The shape of one row differs.
+    """
+    if X.shape[1:] != feature_shape:
+        raise InvalidInput(
+            f"features: expected rows of {feature_shape}, found {X.shape[1:]}",
+            next_step="use features of the recipe that the head was trained on",
+        )

@@ -1,0 +1,327 @@
+"""Runs on disk: one directory each, written whole or not at all, read only when undamaged.
+
+    <cache>/runs/<run-id>/
+        run.json                    everything but the arrays and the model
+        probabilities-<split>.npz   sample_ids (N,) str, labels (N,) int64, probabilities (N, K)
+        model.keras | model.skops
+
+A run is made under a temporary name, synced and renamed, so a directory under a run's name is
+complete. `run.json` holds the SHA-256 of every other file; none is read before it matches.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import unicodedata
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from featurestore.catalogue import RUNS, UPGRADE
+from featurestore.digests import sha256_file
+from featurestore.errors import Conflict, IntegrityError, InvalidInput, NotFound
+from featurestore.stores import durable
+from featurestore.training.contract import Head, HeadSettings
+from featurestore.training.heads import create_head, stored_settings
+
+RUN_FORMAT_VERSION = 1
+_RECORD = "run.json"
+_TRAIN_AGAIN = "fs train"
+
+Metrics = Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainedOn:
+    """The feature set that a run was trained on.
+
+    Parameters
+    ----------
+    rows
+        Rows of each split that has any.
+    recipe
+        The recipe's fields, as `Recipe.to_dict` gives them.
+    """
+
+    name: str
+    fingerprint: str
+    manifest_fingerprint: str
+    recipe_fingerprint: str
+    recipe: Mapping[str, object]
+    class_names: tuple[str, ...]
+    feature_shape: tuple[int, ...]
+    rows: Mapping[str, int]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Predictions:
+    """One split's outcome, rows in the feature set's order.
+
+    Parameters
+    ----------
+    sample_ids
+        (N,) strings.
+    labels
+        (N,) int64.
+    probabilities
+        (N, n_classes) float32, columns in class order.
+    """
+
+    sample_ids: np.ndarray
+    labels: np.ndarray
+    probabilities: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """One trained head and everything needed to judge, compare and repeat it.
+
+    Parameters
+    ----------
+    created
+        UTC, ISO 8601, seconds.
+    settings
+        The head's settings; `head` is its name.
+    metrics
+        For each of train, validation and test: ``accuracy`` and ``log_loss`` (natural logarithm,
+        mean over rows), or None where the feature set has no rows for it.
+    history
+        Per-epoch numbers of the head; empty where it has no epochs.
+    notes
+        What a reader of the metrics must be told.
+    versions
+        Of Python, featurestore, NumPy and the head's libraries.
+    seconds
+        ``fit``: the fit with reading its rows; ``total``: with evaluation.
+    files
+        SHA-256 of every file beside run.json.
+    """
+
+    id: str
+    path: Path
+    created: str
+    head: str
+    settings: HeadSettings
+    seed: int
+    features: TrainedOn
+    metrics: Mapping[str, Metrics | None]
+    history: Mapping[str, list[float]]
+    notes: tuple[str, ...]
+    versions: Mapping[str, str]
+    seconds: Mapping[str, float]
+    files: Mapping[str, str]
+
+    def load_head(self) -> Head:
+        """Return the trained head.
+
+        Raises
+        ------
+        IntegrityError
+            The model file is gone, is not the one that was written, or is no model of this head.
+        """
+        head = create_head(self.settings)
+        path = self._checked(f"model{head.suffix}")
+        return head.load(
+            path,
+            feature_shape=self.features.feature_shape,
+            n_classes=len(self.features.class_names),
+        )
+
+    def predictions(self, split: str) -> Predictions:
+        """Return the probabilities that the head gave each sample of a split when it was trained.
+
+        Raises
+        ------
+        NotFound
+            The run has no rows of that split.
+        IntegrityError
+            The file is gone or is not the one that was written.
+        """
+        name = _predictions_name(split)
+        if name not in self.files:
+            raise NotFound(
+                f"run {self.id} has no predictions for split {split!r}: "
+                f"it has {', '.join(self.features.rows)}"
+            )
+        with np.load(self._checked(name), allow_pickle=False) as arrays:
+            return Predictions(arrays["sample_ids"], arrays["labels"], arrays["probabilities"])
+
+    def _checked(self, name: str) -> Path:
+        path = self.path / name
+        expected = self.files.get(name)
+        try:
+            found = sha256_file(path)
+        except OSError as error:
+            raise IntegrityError(
+                f"run {self.id}: {path} cannot be read: {error}", next_step=_TRAIN_AGAIN
+            ) from error
+        if found != expected:
+            raise IntegrityError(
+                f"run {self.id}: {path}: expected SHA-256 {expected}, found {found}",
+                next_step=f"do not use it; remove {self.path} and train again: {_TRAIN_AGAIN}",
+            )
+        return path
+
+
+def new_run_id(head: str, dataset: str, *, created: datetime, suffix: str) -> str:
+    """Return ``<head>-<dataset>-<UTC time>-<suffix>``, a file name on every system.
+
+    Of the dataset's name, letters and digits of any script, ``.``, ``_`` and ``-`` stay; 40
+    characters at most. `created` is in UTC.
+    """
+    name = unicodedata.normalize("NFC", dataset)
+    name = re.sub(r"[^\w.-]+", "_", name)[:40].strip("._-") or "dataset"
+    return f"{head}-{name}-{created:%Y%m%dT%H%M%S}-{suffix}"
+
+
+def write_run(run: Run, head: Head, predictions: Mapping[str, Predictions]) -> Run:
+    """Write a run to `run.path`, which must not exist; it is durable when this returns.
+
+    Returns
+    -------
+    The run with the digests of its files in `files`.
+
+    Raises
+    ------
+    InvalidInput
+        The cache cannot be written.
+    """
+    temporary = durable.temporary_path(run.path)
+    try:
+        run.path.parent.mkdir(parents=True, exist_ok=True)
+        durable.make_directory(temporary)
+        head.save(temporary / f"model{head.suffix}")
+        for split, found in predictions.items():
+            np.savez_compressed(
+                temporary / _predictions_name(split),
+                sample_ids=np.array([str(name) for name in found.sample_ids], dtype=np.str_),
+                labels=found.labels,
+                probabilities=found.probabilities,
+            )
+        files = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
+        run = dataclasses.replace(run, files=files)
+        durable.write_new_file(temporary / _RECORD, _to_json(run))
+        durable.sync_tree(temporary)
+        durable.replace(temporary, run.path)
+    except OSError as error:
+        raise InvalidInput(
+            f"run {run.id} cannot be written to {run.path}: {error}",
+            next_step="free some space, or choose another folder with --cache DIR or FS_CACHE",
+        ) from error
+    finally:
+        durable.remove(temporary)
+    return run
+
+
+def load_run(path: Path) -> Run:
+    """Read a run's record; neither its model nor its arrays are opened.
+
+    Raises
+    ------
+    NotFound
+        No run lies there.
+    Conflict
+        It was written by a newer version.
+    IntegrityError
+        Its record is damaged.
+    """
+    record = path / _RECORD
+    try:
+        fields = json.loads(record.read_bytes())
+        version = fields.pop("format_version")
+    except FileNotFoundError as error:
+        raise NotFound(f"no run in {path}: it has no {_RECORD}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError(
+            f"{record} is not the record of a run: {error!r}", next_step=f"remove {path}"
+        ) from error
+    if not isinstance(version, int) or version > RUN_FORMAT_VERSION:
+        raise Conflict(
+            f"{record}: expected format version at most {RUN_FORMAT_VERSION}, found {version!r}",
+            next_step=UPGRADE,
+        )
+    try:
+        features = fields["features"]
+        return Run(
+            **fields
+            | {
+                "id": path.name,
+                "path": path,
+                "settings": stored_settings(fields["head"], fields["settings"]),
+                "features": TrainedOn(
+                    **features
+                    | {
+                        "class_names": tuple(features["class_names"]),
+                        "feature_shape": tuple(features["feature_shape"]),
+                    }
+                ),
+                "notes": tuple(fields["notes"]),
+            }
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError(
+            f"{record} lacks or adds fields of a run: {error}", next_step=f"remove {path}"
+        ) from error
+
+
+def list_runs(cache: Path) -> list[Run]:
+    """Return the runs of a cache, newest first.
+
+    Raises
+    ------
+    Conflict, IntegrityError
+        As `load_run`, of the first that cannot be read.
+    """
+    runs = [load_run(path) for path in _run_paths(cache)]
+    return sorted(runs, key=lambda run: (run.created, run.id), reverse=True)
+
+
+def find_run(wanted: str, *, cache: Path) -> Run:
+    """Return the one run that has the id `wanted`, or whose id starts so.
+
+    Raises
+    ------
+    NotFound
+        No id starts so.
+    InvalidInput
+        Several do.
+    """
+    names = [path.name for path in _run_paths(cache)]
+    matching = (
+        [wanted] if wanted in names else [n for n in names if wanted and n.startswith(wanted)]
+    )
+    if len(matching) > 1:
+        raise InvalidInput(
+            f"{wanted!r} means {len(matching)} runs: {', '.join(matching[:8])}",
+            next_step="type more of the id",
+        )
+    if not matching:
+        held = f"it holds {', '.join(names[-8:])}" if names else "it holds none yet"
+        raise NotFound(f"no run {wanted!r} in cache {cache}: {held}", next_step=_TRAIN_AGAIN)
+    return load_run(cache / RUNS / matching[0])
+
+
+def _run_paths(cache: Path) -> list[Path]:
+    folder = cache / RUNS
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _predictions_name(split: str) -> str:
+    return f"probabilities-{split}.npz"
+
+
+def _to_json(run: Run) -> bytes:
+    fields = {field.name: getattr(run, field.name) for field in dataclasses.fields(run)}
+    fields |= {
+        "format_version": RUN_FORMAT_VERSION,
+        "settings": run.settings.to_dict(),
+        "features": dataclasses.asdict(run.features),
+    }
+    del fields["path"]  # a run may be moved
+    return (json.dumps(fields, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()

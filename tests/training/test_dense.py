@@ -1,0 +1,206 @@
+"""The dense head: the conformance suite, and what is its own."""
+
+import json
+import subprocess
+import sys
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+
+from featurestore.errors import IntegrityError, InvalidInput
+from featurestore.testing.heads import HeadConformance, MemoryRows, blobs
+from featurestore.training import dense
+from featurestore.training.heads import DenseSettings, create_head
+
+FIELDS = {"units": 16, "epochs": 15, "batch_size": 20, "learning_rate": 3e-3}
+
+
+class TestDense(HeadConformance):
+    head = "dense"
+    fields = FIELDS
+
+
+def fit(train, validation=None, *, n_classes=2, seed=0, **fields):
+    head = create_head(DenseSettings(**{**FIELDS, **fields}))
+    return head.fit(train, validation, n_classes=n_classes, seed=seed)
+
+
+def weights(head):
+    return [np.asarray(w) for w in head.model_.get_weights()]
+
+
+def test_defaults_are_the_reference_network():
+    # 2,097,665 trainable parameters: the reference's Flatten, Dense(256), Dense(1) on (4, 4, 512).
+    settings = DenseSettings()
+    model = dense._build(settings, (4, 4, 512), 2, [1, 2, 3])
+    assert model.count_params() == 2_097_665
+    assert [layer.activation.__name__ for layer in model.layers[1:]] == ["relu", "sigmoid"]
+    assert (settings.epochs, settings.batch_size, settings.learning_rate) == (30, 20, 2e-5)
+    many = dense._build(settings, (512,), 7, [1, 2, 3])
+    assert many.output_shape == (None, 7)
+    assert many.layers[-1].activation.__name__ == "softmax"
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_compiled_step_is_keras_own(n_classes):
+    # The same batches through Keras's own train_on_batch; 53 rows leave a last batch of 13.
+    train = blobs(53, n_classes=n_classes)
+    head = fit(train, n_classes=n_classes, seed=4, epochs=3)
+
+    seeds = np.random.SeedSequence(4).generate_state(4)
+    model = dense._build(DenseSettings(**FIELDS), (2, 2, 8), n_classes, [int(s) for s in seeds[:3]])
+    loss = "binary_crossentropy" if n_classes == 2 else "sparse_categorical_crossentropy"
+    model.compile(keras.optimizers.RMSprop(FIELDS["learning_rate"]), loss)
+    shuffles = np.random.default_rng(seeds[3])
+    for epoch in range(3):
+        order = shuffles.permutation(53)
+        losses = []
+        for start in range(0, 53, 20):
+            rows = order[start : start + 20]
+            model.reset_metrics()
+            value = model.train_on_batch(train.features[rows].astype("float32"), train.labels[rows])
+            losses.append(float(value) * len(rows))
+        assert head.history_["train_loss"][epoch] == pytest.approx(sum(losses) / 53, rel=1e-4)
+    for ours, theirs in zip(weights(head), model.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+def test_every_row_is_trained_on_once_an_epoch():
+    # One epoch of batches of 20 over 41 rows: the last step has one row. Leaving it out would give
+    # the head of 40 rows in the same order.
+    train = blobs(41, n_classes=2)
+    order = np.random.default_rng(np.random.SeedSequence(0).generate_state(4)[3]).permutation(41)
+    changed = train.features.copy()
+    changed[order[-1]] = 200 - changed[order[-1]]
+    heads = [fit(rows, epochs=1) for rows in (train, MemoryRows(changed, train.labels))]
+    assert not np.array_equal(weights(heads[0])[0], weights(heads[1])[0])
+
+
+def test_batch_larger_than_the_split():
+    head = fit(blobs(11, n_classes=2), batch_size=64, epochs=2)
+    assert len(head.history_["train_loss"]) == 2
+
+
+def test_other_seed_other_head():
+    train = blobs(40, n_classes=2)
+    assert not np.array_equal(weights(fit(train, seed=1))[0], weights(fit(train, seed=2))[0])
+
+
+def test_validation_decides_nothing():
+    train = blobs(40, n_classes=2)
+    for a, b in zip(weights(fit(train)), weights(fit(train, blobs(700, n_classes=2))), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_history_is_what_keras_would_evaluate():
+    train, validation = blobs(60, n_classes=3), blobs(701, n_classes=3, seed=2, distance=0.7)
+    head = fit(train, validation, n_classes=3, epochs=2)
+    head.model_.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    loss, accuracy = head.model_.evaluate(
+        validation.features.astype("float32"), validation.labels, verbose=0
+    )
+    assert head.history_["validation_loss"][-1] == pytest.approx(loss, rel=1e-4)
+    assert head.history_["validation_accuracy"][-1] == pytest.approx(accuracy)
+
+
+def test_saturated_output_still_learns():
+    # Rows a thousand times too large saturate the sigmoid; a loss of clipped probabilities would
+    # have no gradient and never recover.
+    train = blobs(80, n_classes=2)
+    flipped = MemoryRows(train.features.astype("float32") * 1000, train.labels)
+    head = fit(flipped, epochs=40, learning_rate=1e-2)
+    assert head.history_["train_accuracy"][-1] > 0.95
+
+
+def test_divergence_is_an_error():
+    with pytest.raises(InvalidInput, match=r"loss is (nan|inf) after epoch \d+.*\n.*learning-rate"):
+        fit(blobs(40, n_classes=2), learning_rate=1e30)
+
+
+def test_keras_global_seed_is_left_alone():
+    keras.utils.set_random_seed(11)
+    expected = np.asarray(keras.random.normal((4,)))
+    keras.utils.set_random_seed(11)
+    fit(blobs(40, n_classes=2), dropout=0.5)
+    np.testing.assert_array_equal(np.asarray(keras.random.normal((4,))), expected)
+
+
+def test_mixed_precision_of_a_backbone_does_not_reach_the_head():
+    train = blobs(40, n_classes=2)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        mixed = fit(train)
+    finally:
+        keras.config.set_dtype_policy(before)
+    np.testing.assert_array_equal(weights(mixed)[0], weights(fit(train))[0])
+
+
+def test_progress_counts_epochs():
+    seen = []
+    head = create_head(DenseSettings(**FIELDS))
+    head.fit(
+        blobs(20, n_classes=2),
+        None,
+        n_classes=2,
+        seed=0,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen == [(i, 15) for i in range(1, 16)]
+
+
+def test_foreign_keras_model_is_refused(tmp_path):
+    path = tmp_path / "model.keras"
+    keras.Sequential([keras.layers.Input((2, 2, 8)), keras.layers.GlobalMaxPooling2D()]).save(path)
+    with pytest.raises(IntegrityError, match="expected a dense head"):
+        create_head(DenseSettings(**FIELDS)).load(path, feature_shape=(2, 2, 8), n_classes=2)
+
+
+def test_code_in_a_model_is_not_run(tmp_path):
+    path, ran = tmp_path / "model.keras", tmp_path / "ran"
+    target = str(ran)
+    inputs = keras.Input((2, 2, 8))
+    hostile = keras.layers.Lambda(lambda x: open(target, "w") and x)  # noqa: SIM115
+    keras.Model(inputs, keras.layers.Dense(1)(inputs)).save(path)
+    with zipfile.ZipFile(path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(files["config.json"])
+    config["config"]["layers"][1]["class_name"] = "Lambda"
+    config["config"]["layers"][1]["config"] = keras.saving.serialize_keras_object(hostile)["config"]
+    files["config.json"] = json.dumps(config).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    with pytest.raises(IntegrityError, match="safe mode"):
+        create_head(DenseSettings(**FIELDS)).load(path, feature_shape=(2, 2, 8), n_classes=2)
+    assert not ran.exists()
+
+
+def test_dropout_round_trips_and_is_off_in_prediction(tmp_path):
+    train = blobs(60, n_classes=2)
+    head = fit(train, dropout=0.5)
+    expected = head.predict_proba(train.features)
+    np.testing.assert_array_equal(head.predict_proba(train.features), expected)
+    head.save(tmp_path / "model.keras")
+    again = create_head(head.settings).load(
+        tmp_path / "model.keras", feature_shape=(2, 2, 8), n_classes=2
+    )
+    np.testing.assert_array_equal(again.predict_proba(train.features), expected)
+    assert not np.array_equal(weights(fit(train, dropout=0.0))[0], weights(head)[0])
+
+
+def test_same_seed_in_another_process():
+    code = (
+        "from featurestore.testing.heads import blobs\n"
+        "from featurestore.training.heads import DenseSettings, create_head\n"
+        "head = create_head(DenseSettings(units=16, epochs=2, dropout=0.3))\n"
+        "head.fit(blobs(50, n_classes=2), None, n_classes=2, seed=7)\n"
+        "print(head.predict_proba(blobs(5, n_classes=2, seed=1).features).tobytes().hex())\n"
+    )
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    head = create_head(DenseSettings(units=16, epochs=2, dropout=0.3))
+    head.fit(blobs(50, n_classes=2), None, n_classes=2, seed=7)
+    mine = head.predict_proba(blobs(5, n_classes=2, seed=1).features).tobytes().hex()
+    assert other.stdout.strip() == mine

@@ -1,0 +1,217 @@
+"""Runs on disk: whole or absent, checked before they are read."""
+
+import dataclasses
+import json
+import os
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from featurestore.digests import sha256_file
+from featurestore.errors import Conflict, IntegrityError, InvalidInput, NotFound
+from featurestore.stores import durable
+from featurestore.testing.heads import MemoryFeatures, blobs
+from featurestore.training.heads import LogisticSettings
+from featurestore.training.runs import find_run, list_runs, load_run, new_run_id
+from featurestore.training.train import train
+
+NOON = datetime(2025, 3, 4, 12, 5, 6, tzinfo=UTC)
+
+
+def features(**fields):
+    rows = {
+        "train": blobs(40, n_classes=2),
+        "validation": blobs(20, n_classes=2, seed=1),
+        "test": blobs(30, n_classes=2, seed=2),
+    }
+    return MemoryFeatures(rows, ("cats", "dogs"), **fields)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return train(features(), LogisticSettings(c=3.0), cache=tmp_path, seed=5)
+
+
+def edit(run, **changes):
+    record = run.path / "run.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), **changes}))
+
+
+def test_read_back_equals_what_was_returned(run):
+    assert load_run(run.path) == run
+    assert run.settings == LogisticSettings(c=3.0)
+    assert run.seed == 5
+
+
+def test_directory_holds_what_the_record_names(run):
+    found = {path.name for path in run.path.iterdir()}
+    assert found == {"run.json", *run.files}
+    assert set(run.files) == {
+        "model.skops",
+        "probabilities-train.npz",
+        "probabilities-validation.npz",
+        "probabilities-test.npz",
+    }
+    for name, digest in run.files.items():
+        assert sha256_file(run.path / name) == digest
+
+
+def test_probabilities_keep_ids_and_labels(run):
+    expected = features()["test"]
+    for read in (run.predictions("test"), load_run(run.path).predictions("test")):
+        assert read.sample_ids.tolist() == expected.sample_ids.tolist()
+        np.testing.assert_array_equal(read.labels, expected.labels)
+        assert read.probabilities.shape == (30, 2)
+
+
+def test_loaded_head_gives_the_recorded_probabilities(run):
+    head = load_run(run.path).load_head()
+    found = head.predict_proba(features()["test"].features)
+    np.testing.assert_array_equal(found, run.predictions("test").probabilities)
+
+
+def test_unknown_split(run):
+    with pytest.raises(NotFound, match="train, validation, test"):
+        run.predictions("holdout")
+
+
+@pytest.mark.parametrize("name", ["model.skops", "probabilities-test.npz"])
+def test_one_flipped_bit_is_refused(run, name):
+    path = run.path / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    loaded = load_run(run.path)
+    with pytest.raises(IntegrityError, match=f"{name}.*expected SHA-256"):
+        loaded.load_head() if name.startswith("model") else loaded.predictions("test")
+
+
+def test_missing_model_is_refused(run):
+    (run.path / "model.skops").unlink()
+    with pytest.raises(IntegrityError, match="cannot be read"):
+        load_run(run.path).load_head()
+
+
+def test_model_of_another_run_is_refused(run, tmp_path):
+    other = train(features(), LogisticSettings(c=1.0), cache=tmp_path)
+    os.replace(other.path / "model.skops", run.path / "model.skops")
+    with pytest.raises(IntegrityError, match="expected SHA-256"):
+        load_run(run.path).load_head()
+
+
+def test_newer_format_is_a_conflict(run):
+    edit(run, format_version=2)
+    with pytest.raises(Conflict, match="at most 1, found 2"):
+        load_run(run.path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format_version": 1}', "not json"])
+def test_damaged_record_is_refused(run, content):
+    (run.path / "run.json").write_text(content)
+    with pytest.raises(IntegrityError, match=r"run\.json"):
+        load_run(run.path)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"head": "nope"}, {"settings": {"c": -1.0}}, {"settings": {"units": 3}}]
+)
+def test_settings_of_no_head_are_refused(run, changes):
+    edit(run, **changes)
+    with pytest.raises(IntegrityError, match="settings"):
+        load_run(run.path)
+
+
+def test_run_may_be_moved(run, tmp_path):
+    moved = tmp_path / "elsewhere" / "renamed"
+    moved.parent.mkdir()
+    run.path.rename(moved)
+    loaded = load_run(moved)
+    assert loaded.id == "renamed"
+    loaded.load_head()
+
+
+def test_list_is_newest_first_and_skips_unfinished(tmp_path):
+    assert list_runs(tmp_path) == []
+    runs = [train(features(), LogisticSettings(), cache=tmp_path) for _ in range(3)]
+    (tmp_path / "runs" / ".tmp-1-abcd-run").mkdir()
+    for i, run in enumerate(runs):
+        edit(run, created=f"2025-01-0{i + 1}T00:00:00+00:00")
+    assert [run.id for run in list_runs(tmp_path)] == [run.id for run in reversed(runs)]
+
+
+def test_find_by_unique_prefix(run, tmp_path):
+    assert find_run(run.id, cache=tmp_path) == run
+    assert find_run("logistic-", cache=tmp_path) == run
+    other = train(features(), LogisticSettings(), cache=tmp_path)
+    with pytest.raises(InvalidInput, match="means 2 runs"):
+        find_run("logistic", cache=tmp_path)
+    assert find_run(other.id[:-1], cache=tmp_path) == other
+    for missing in ("dense", ""):
+        with pytest.raises(NotFound, match="it holds logistic"):
+            find_run(missing, cache=tmp_path)
+    with pytest.raises(NotFound, match="none yet"):
+        find_run("x", cache=tmp_path / "empty")
+
+
+@pytest.mark.parametrize("operation", ["sync", "rename", "write", "make_directory"])
+def test_failed_write_leaves_no_run(monkeypatch, tmp_path, operation):
+    kept = train(features(), LogisticSettings(), cache=tmp_path)
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, operation, full)
+        with pytest.raises(InvalidInput, match="No space left"):
+            train(features(), LogisticSettings(), cache=tmp_path)
+    assert [run.id for run in list_runs(tmp_path)] == [kept.id]
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [kept.id]
+    train(features(), LogisticSettings(), cache=tmp_path)
+
+
+def test_record_is_synced_after_everything_it_names(monkeypatch, tmp_path):
+    # The rename comes last, and after a sync of each file and of the directory.
+    events = []
+    real_sync_file, real_rename = durable.sync_file, durable.rename
+    monkeypatch.setattr(
+        durable, "sync_file", lambda path: (events.append(path.name), real_sync_file(path))
+    )
+    monkeypatch.setattr(
+        durable, "rename", lambda *paths: (events.append("rename"), real_rename(*paths))
+    )
+    run = train(features(), LogisticSettings(), cache=tmp_path)
+    assert events[-1] == "rename"
+    assert set(events[:-1]) == {"run.json", *run.files}
+
+
+def test_record_is_strict_json(run):
+    def refuse(text):
+        raise AssertionError(text)
+
+    fields = json.loads((run.path / "run.json").read_text(), parse_constant=refuse)
+    assert fields["format_version"] == 1
+    assert "path" not in fields
+
+
+def test_runs_are_values(run):
+    assert dataclasses.replace(run, seed=6) != run
+
+
+def test_run_id_is_readable():
+    name = new_run_id("dense", "Katzen & Hunde/2", created=NOON, suffix="3f9a")
+    assert name == "dense-Katzen_Hunde_2-20250304T120506-3f9a"
+    assert (
+        new_run_id("dense", "犬と猫", created=NOON, suffix="0") == "dense-犬と猫-20250304T120506-0"
+    )
+
+
+@given(st.text(max_size=80))
+def test_run_id_is_a_file_name_on_every_system(dataset):
+    name = new_run_id("dense", dataset, created=NOON, suffix="3f9a")
+    assert not set(name) & set('/\\<>:"|?*\n\t \0')
+    assert len(name) < 80
+    assert name.startswith("dense-") and name.endswith("-20250304T120506-3f9a")
+    assert "--" not in name.replace(dataset, "") or "--" in dataset
