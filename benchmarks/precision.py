@@ -43,7 +43,11 @@ def main() -> None:
     arguments = parser.parse_args()
     cache = str(arguments.cache)
     sets = {}
-    for precision, dtype in (("float32", "float32"), ("float32", "float16"), ("bfloat16", "float16")):
+    for precision, dtype in (
+        ("float32", "float32"),
+        ("float32", "float16"),
+        ("bfloat16", "float16"),
+    ):
         sets[precision, dtype] = run(
             "embed", str(arguments.photographs), "--backbone", "vgg16", "--size", "150",
             "--weights", str(arguments.weights), "--precision", precision, "--dtype", dtype,
@@ -59,7 +63,9 @@ def main() -> None:
                 [cosines(features[split].load()[0], reference[split]) for split in reference]
             )
         accuracy = {
-            head: run("train", name, "--head", head, "--cache", cache)["metrics"]["test"]["accuracy"]
+            head: run("train", name, "--head", head, "--cache", cache)["metrics"]["test"][
+                "accuracy"
+            ]
             for head in ("logistic", "dense")
         }
         print(

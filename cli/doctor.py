@@ -28,9 +28,7 @@ def doctor(cache: Path, *, as_json: bool) -> int:
     for title, fields in report.items():
         assert isinstance(fields, dict)
         click.echo(f"{title}:")
-        print_fields(
-            [(f"  {name}", _text(name, value)) for name, value in fields.items()]
-        )
+        print_fields([(f"  {name}", _text(name, value)) for name, value in fields.items()])
     click.echo("the cache has problems" if problems else "all is well")
     return _UNHEALTHY if problems else 0
 

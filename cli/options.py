@@ -25,6 +25,6 @@ def cache_option(command: Command) -> Command:
 
 def json_option(command: Command) -> Command:
     """Add `--json`, passed as `as_json: bool`."""
-    return click.option(
-        "--json", "as_json", is_flag=True, help="Print one JSON object on stdout."
-    )(command)
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")(
+        command
+    )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         NotFound,
     )
     from featurestore.features import FeatureSet, Split
-    from featurestore.features import open_features as open  # noqa: A004 -- fs.open is the call
+    from featurestore.features import open_features as open
     from featurestore.recipe import Recipe
 
 __all__ = [

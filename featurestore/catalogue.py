@@ -224,7 +224,9 @@ class Catalogue:
             self.check_version()
             marker = self.root / MARKER
             if not marker.exists():
-                durable.replace_file(marker, json.dumps({"format_version": FORMAT_VERSION}).encode())
+                durable.replace_file(
+                    marker, json.dumps({"format_version": FORMAT_VERSION}).encode()
+                )
             if not os.access(self.root, os.W_OK):
                 raise PermissionError(f"{self.root} is not writable")
         except OSError as error:

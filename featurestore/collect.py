@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 from featurestore.catalogue import RUNS, Catalogue, Record
@@ -11,6 +10,7 @@ from featurestore.embedding.commit import INCOMPLETE, remove_store, store_files
 from featurestore.embedding.embed import lock_path
 from featurestore.locks import is_held
 from featurestore.stores import SUFFIXES, durable
+from featurestore.training.runs import list_runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +74,7 @@ def _keeper(record: Record, used: dict[str, str], busy: set[str]) -> str | None:
 
 
 def _used_by_runs(cache: Path) -> dict[str, str]:
-    used: dict[str, str] = {}
-    for path in sorted((cache / RUNS).glob("*/run.json")):
-        fields = json.loads(path.read_bytes())
-        used[str(fields["fingerprint"])] = path.parent.name
-    return used
+    return {run.features.fingerprint: run.id for run in list_runs(cache)}
 
 
 def _stray_stores(cache: Path, stores: set[Path]) -> list[Garbage]:

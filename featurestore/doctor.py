@@ -53,7 +53,7 @@ def devices() -> dict[str, object]:
 def cache_health(
     cache: Path, *, disk_usage: Callable[[Path], tuple[int, int, int]] = shutil.disk_usage
 ) -> dict[str, object]:
-    """Return what is in a cache and what is wrong with it; `problems` is empty where all is well."""
+    """Return what a cache holds and what is wrong with it; `problems` is empty if all is well."""
     problems: list[str] = []
     existing = next(path for path in (cache, *cache.resolve().parents) if path.exists())
     health: dict[str, object] = {

@@ -152,9 +152,9 @@ def _write_parquet(features: FeatureSet, path: Path) -> None:
 def _write_store(features: FeatureSet, path: Path) -> None:
     layout = StoreLayout(
         splits={
-            name: SplitLayout(len(features[name]), features[name].feature_shape, str(
-                features[name].dtype
-            ))
+            name: SplitLayout(
+                len(features[name]), features[name].feature_shape, str(features[name].dtype)
+            )
             for name in features.splits
         },
         attributes=_identity(features),

@@ -202,8 +202,7 @@ class FeatureSet:
     def __getitem__(self, split: str) -> Split:
         if split not in self:
             raise NotFound(
-                f"feature set {self.name} has no split {split!r}: "
-                f"it has {', '.join(self.splits)}"
+                f"feature set {self.name} has no split {split!r}: it has {', '.join(self.splits)}"
             )
         return Split(split, self._store.split(split), self.class_names)
 

@@ -243,6 +243,8 @@ class StateFile:
             raise
 
     def _with_schema(self, connection: sqlite3.Connection) -> sqlite3.Connection:
+        # No waiting for the disk: what a power cut damages is noticed, and is only a memo.
+        connection.execute("PRAGMA synchronous = OFF")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version not in (0, SCHEMA_VERSION):
             self._set_aside()

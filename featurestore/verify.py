@@ -1,4 +1,4 @@
-"""Holding a feature set to what was committed, and some of its rows to what its recipe gives now."""
+"""Holding a feature set to what was committed, and some rows to what its recipe gives now."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from featurestore.catalogue import Record, checksums_path
-from featurestore.datasets import SplitFractions, scan_dataset
+from featurestore.datasets import ScanOptions, scan_dataset
 from featurestore.digests import sha256_file, sha256_hex
 from featurestore.embedding.commit import content_digest, store_files
 from featurestore.errors import IntegrityError, InvalidInput
@@ -134,9 +134,10 @@ def _recompute(
             next_step="verify without --recompute, or put the dataset back",
         )
     split = record.provenance.get("split")
-    seed_of_split = int(str(record.provenance.get("seed") or 0))
-    fractions = SplitFractions.parse(str(split), seed=seed_of_split) if split else None
-    scan = scan_dataset(source, fractions=fractions)
+    options = ScanOptions(
+        split=str(split) if split else None, seed=int(str(record.provenance.get("seed") or 0))
+    )
+    scan = scan_dataset(source, options=options)
     paths = {entry.sample_id: Path(entry.path) for entry in scan.entries}
     backbone = network(recipe)
     distances = []

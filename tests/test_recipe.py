@@ -98,7 +98,9 @@ def test_names_of_different_recipes_differ():
 
 
 def test_canonical_json_refuses_what_has_no_stable_text():
-    assert canonical_json({"b": 1, "a": ["ü", None, True]}) == '{"a":["ü",null,true],"b":1}'.encode()
+    assert (
+        canonical_json({"b": 1, "a": ["ü", None, True]}) == '{"a":["ü",null,true],"b":1}'.encode()
+    )
     for unstable in (0.5, {1: 2}, {"a": {3}}, b"bytes"):
         with pytest.raises(TypeError, match="canonical JSON"):
             fingerprint(unstable)

@@ -34,9 +34,7 @@ class ChoosesBackbone(Protocol):
     def device(self) -> str | None:
         """What the network ran on; None before it was built."""
 
-    def recipe(
-        self, state: StateFile | None, *, dataset: str, records: Sequence[Record]
-    ) -> Recipe:
+    def recipe(self, state: StateFile | None, *, dataset: str, records: Sequence[Record]) -> Recipe:
         """Return the recipe; the network is built only if the weights' digest is unknown."""
 
     def network(self, recipe: Recipe) -> EmbedsBatches:
@@ -66,9 +64,7 @@ class BackboneChoice:
         """See `ChoosesBackbone`."""
         return None if self._loaded is None else self._loaded.device
 
-    def recipe(
-        self, state: StateFile | None, *, dataset: str, records: Sequence[Record]
-    ) -> Recipe:
+    def recipe(self, state: StateFile | None, *, dataset: str, records: Sequence[Record]) -> Recipe:
         """See `ChoosesBackbone`.
 
         ``--precision auto`` takes the precision of a committed set of the same dataset that differs

@@ -121,9 +121,7 @@ def checksum_lines(store: Path, name: str) -> bytes:
     return "".join(lines).encode()
 
 
-def _write(
-    commit: Commit, rows: Rows, path: Path, shape: tuple[int, ...]
-) -> dict[str, str]:
+def _write(commit: Commit, rows: Rows, path: Path, shape: tuple[int, ...]) -> dict[str, str]:
     manifest = commit.manifest
     layout = StoreLayout(
         splits={
@@ -202,7 +200,5 @@ def content_digest(split: SplitReader, block_rows: int = 1024) -> str:
     """
     content = hashlib.sha256()
     for start in range(0, split.rows, block_rows):
-        content.update(
-            np.ascontiguousarray(split.read(start, min(start + block_rows, split.rows)))
-        )
+        content.update(np.ascontiguousarray(split.read(start, min(start + block_rows, split.rows))))
     return content.hexdigest()

@@ -1,4 +1,4 @@
-"""Embedding a dataset: find what exists, compute the rest, commit. TensorFlow only if it must be."""
+"""Embedding a dataset: find what exists, compute the rest, commit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from featurestore.catalogue import Catalogue, Quarantined, Record, dataset_name, set_fingerprint
-from featurestore.datasets import SplitFractions, build_manifest, scan_dataset
+from featurestore.datasets import ScanOptions, build_manifest, scan_dataset
 from featurestore.embedding.backbone import BackboneChoice, ChoosesBackbone
 from featurestore.embedding.commit import Commit, commit_set
 from featurestore.embedding.plan import Plan, plan_embedding
@@ -125,10 +125,8 @@ class _Embedding:
         settings, catalogue = self.settings, self.catalogue
         choice = self.choose(settings)
         dataset = dataset_name(settings.name or self._given_name())
-        fractions = (
-            SplitFractions.parse(settings.split, seed=settings.seed) if settings.split else None
-        )
-        scan = scan_dataset(self.dataset, fractions=fractions)
+        options = ScanOptions(split=settings.split, seed=settings.seed)
+        scan = scan_dataset(self.dataset, options=options)
         if not settings.dry_run or self.cache.exists():
             catalogue.create()
         else:
@@ -266,7 +264,7 @@ class _Embedding:
         if not self.cache.exists():
             yield None
             return
-        with StateFile(self.cache / ".state.sqlite") as state:
+        with StateFile(self.cache / ".state.sqlite", clock=self.clock) as state:
             yield state
 
     def _now(self) -> str:

@@ -80,9 +80,7 @@ def test_units_hold_256_rows_and_name_their_files():
 )
 def test_the_units_left_after_a_kill_are_the_ones_first_planned(numbers, staged, unit_rows):
     manifest = manifest_of(train=numbers)
-    first = plan_embedding(
-        manifest, available=available([]), quarantined={}, unit_rows=unit_rows
-    )
+    first = plan_embedding(manifest, available=available([]), quarantined={}, unit_rows=unit_rows)
     done = [unit for at, unit in enumerate(first.units) if at in staged]
     left = [unit for at, unit in enumerate(first.units) if at not in staged]
     have = np.concatenate([available([]), *(unit.digests for unit in done)])
@@ -91,11 +89,10 @@ def test_the_units_left_after_a_kill_are_the_ones_first_planned(numbers, staged,
 
 
 @given(
-    numbers=st.lists(st.integers(0, 50), max_size=40), have=st.lists(st.integers(0, 50)),
+    numbers=st.lists(st.integers(0, 50), max_size=40),
+    have=st.lists(st.integers(0, 50)),
 )
 def test_every_row_is_accounted_for_once(numbers, have):
-    plan = plan_embedding(
-        manifest_of(train=numbers), available=available(have), quarantined={}
-    )
+    plan = plan_embedding(manifest_of(train=numbers), available=available(have), quarantined={})
     assert plan.to_compute + plan.reused + plan.repeated == len(numbers)
     assert set(planned(plan)) == set(numbers) - set(have)

@@ -1,0 +1,82 @@
+"""`fs demo`: the whole way on a bundled data set."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from featurestore.demo import Demo, run_demo
+from featurestore.training.runs import Run
+from featurestore_cli.options import cache_option, json_option
+from featurestore_cli.output import print_json, print_table, say
+from featurestore_cli.progress import progress_for
+
+
+@click.command()
+@click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("fs-demo"),
+    show_default=True,
+    help="Where the images are written.",
+)
+@cache_option
+@json_option
+def demo(folder: Path, cache: Path, *, as_json: bool) -> None:
+    """Write scikit-learn's digits as images, embed them, train two heads and compare them."""
+    with progress_for(sys.stderr) as progress:
+        result = run_demo(folder, cache=cache, progress=progress, say=say)
+    if as_json:
+        print_json(_fields(result))
+        return
+    print_table(
+        ["head", "train", "validation", "test", "fit seconds"],
+        [
+            [
+                run.head,
+                *(_accuracy(run, split) for split in ("train", "validation", "test")),
+                f"{run.seconds['fit']:.1f}",
+            ]
+            for run in result.runs
+        ],
+        right=["train", "validation", "test", "fit seconds"],
+    )
+    first, second = (run.head for run in result.runs)
+    paired = result.paired
+    click.echo(
+        f"of {paired.samples} test images {first} alone gets {paired.only_first} right, "
+        f"{second} alone {paired.only_second} (exact McNemar p = {paired.p_value:.3f})"
+    )
+    click.echo(f"images    {result.folder}")
+    click.echo(f"features  {result.embedded.path}")
+    for run in result.runs:
+        click.echo(f"run       {run.path}")
+    say(f"next: fs show {result.embedded.feature_set}")
+
+
+def _fields(result: Demo) -> dict[str, object]:
+    return {
+        "feature_set": result.embedded.feature_set,
+        "fingerprint": result.embedded.fingerprint,
+        "weights": result.weights,
+        "images": str(result.folder),
+        "path": str(result.embedded.path),
+        "computed": result.embedded.computed,
+        "reused": result.embedded.reused,
+        "runs": {
+            run.head: {
+                "run": run.id,
+                "metrics": dict(run.metrics),
+                "fit_seconds": run.seconds["fit"],
+            }
+            for run in result.runs
+        },
+        "mcnemar_p": result.paired.p_value,
+    }
+
+
+def _accuracy(run: Run, split: str) -> str:
+    metrics = run.metrics[split]
+    return "-" if metrics is None else f"{metrics['accuracy']:.3f}"

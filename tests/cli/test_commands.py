@@ -1,0 +1,238 @@
+"""The commands as they are typed, on a real small network with random weights."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from featurestore.testing.images import encode, photograph, write_image_folder
+from featurestore_cli.main import run
+
+EMBED = ["--backbone", "mobilenet", "--size", "32", "--weights", "random:0", "--pooling", "avg"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder of photographs and a cache that holds its features."""
+    root = tmp_path_factory.mktemp("cli")
+    write_image_folder(root / "photos", splits={"train": 12, "validation": 4, "test": 4})
+    assert run(["embed", str(root / "photos"), *EMBED, "--cache", str(root / "cache")]) == 0
+    return root
+
+
+@pytest.fixture
+def cache(made):
+    return ["--cache", str(made / "cache")]
+
+
+def fs_json(capsys, *arguments):
+    capsys.readouterr()
+    code = run([*arguments, "--json"])
+    output = capsys.readouterr().out
+    return code, json.loads(output)
+
+
+def in_process(*code, expect=0):
+    """Run Python code in a fresh interpreter and return what it prints."""
+    found = subprocess.run([sys.executable, "-c", "\n".join(code)], capture_output=True, text=True)
+    assert found.returncode == expect, found.stderr
+    return found.stdout
+
+
+def test_embed_again_prints_one_object_and_computes_nothing(made, cache, capsys):
+    code, found = fs_json(capsys, "embed", str(made / "photos"), *EMBED, *cache)
+    assert code == 0
+    assert found["rows"] == {"train": 24, "validation": 8, "test": 8}
+    assert (found["computed"], found["reused"], found["quarantined"]) == (0, 40, [])
+    assert found["feature_set"].startswith("photos/mobilenet-32-")
+    assert len(found["fingerprint"]) == 64
+    assert set(found) >= {"path", "seconds", "images_per_s"}
+
+
+HEAVY = "('tensorflow', 'keras', 'sklearn', 'onnx', 'pyarrow', 'matplotlib', 'rich')"
+
+
+def loaded(*code):
+    return in_process(*code, f"import sys; print([m for m in {HEAVY} if m in sys.modules])").strip()
+
+
+def test_a_no_op_loads_no_tensorflow(made):
+    arguments = ["embed", str(made / "photos"), *EMBED, "--cache", str(made / "cache"), "--json"]
+    output = loaded("from featurestore_cli.main import run", f"assert run({arguments!r}) == 0")
+    assert output.splitlines()[-1] == "[]"
+
+
+def test_importing_the_package_and_asking_for_help_load_nothing_heavy():
+    assert loaded("import featurestore; featurestore.open; featurestore.embed") == "[]"
+    output = loaded(
+        "from featurestore_cli.main import run",
+        "assert run(['--help']) == 0",
+        "run(['embed', '-h'])",
+    )
+    assert output.splitlines()[-1] == "[]"
+    assert "Compute the features of a dataset, once." in output
+
+
+def test_ls_names_the_set_and_its_rows(cache, capsys):
+    assert run(["ls", *cache]) == 0
+    output = capsys.readouterr().out
+    assert "photos/mobilenet-32-" in output
+    assert "train 24, validation 8, test 8" in output
+    code, sets = fs_json(capsys, "ls", *cache)
+    assert (code, [entry["quarantined"] for entry in sets]) == (0, [0])
+
+
+def test_show_prints_recipe_classes_provenance_and_quarantine(cache, capsys):
+    assert run(["show", "photos", *cache]) == 0
+    output = capsys.readouterr().out
+    for expected in ("mobilenet", "random:0", "cats, dogs", "zstd", "quarantine: none", "avg"):
+        assert expected in output
+    _, found = fs_json(capsys, "show", "photos", *cache)
+    assert found["recipe"]["pooling"] == "avg"
+    assert found["storage"]["logical_bytes"] == 40 * 1024 * 2
+
+
+def test_a_name_that_is_not_there_ends_with_4_and_says_what_is(cache, capsys):
+    assert run(["show", "nothing", *cache]) == 4
+    assert "it holds photos/mobilenet-32-" in capsys.readouterr().err
+
+
+def test_verify_passes_and_recomputes(cache, capsys):
+    code, found = fs_json(capsys, "verify", "photos", "--recompute", "3", *cache)
+    assert (code, found["rows"], found["recomputed"]) == (0, 40, 3)
+    assert 0 <= found["largest_distance"] <= found["tolerance"]
+
+
+def test_verify_finds_a_flipped_bit_a_lost_file_and_an_added_one(made, tmp_path, capsys):
+    for damage in ("flip", "lose", "add"):
+        cache = tmp_path / damage
+        shutil.copytree(made / "cache", cache)
+        (store,) = cache.glob("*/*.zarr")
+        chunk = next(path for path in sorted((store / "test" / "features").rglob("*"))
+                     if path.is_file() and path.name != "zarr.json")  # fmt: skip
+        if damage == "flip":
+            content = bytearray(chunk.read_bytes())
+            content[len(content) // 2] ^= 1
+            chunk.write_bytes(content)
+        elif damage == "lose":
+            chunk.unlink()
+        else:
+            (store / "stray").write_text("x")
+        assert run(["verify", "photos", "--cache", str(cache)]) == 5
+        assert "error: " in capsys.readouterr().err
+
+
+def test_recomputing_with_other_weights_is_a_conflict(cache, capsys):
+    arguments = ["verify", "photos", "--recompute", "1", "--weights", "random:1", *cache]
+    assert run(arguments) == 6
+    assert "expected digest" in capsys.readouterr().err
+
+
+def test_quarantine_ends_with_1_and_names_the_file_on_stderr(made, tmp_path, capsys):
+    folder = tmp_path / "photos"
+    shutil.copytree(made / "photos", folder)
+    (folder / "train" / "cats" / "broken.jpg").write_bytes(b"")
+    code = run(["embed", str(folder), *EMBED, "--cache", str(tmp_path / "cache"), "--json"])
+    captured = capsys.readouterr()
+    assert code == 1
+    assert "train/cats/broken.jpg: " in captured.err
+    assert json.loads(captured.out)["quarantined"][0]["sample_id"] == "train/cats/broken.jpg"
+
+
+def test_gc_removes_a_superseded_version_but_not_one_that_a_run_needs(made, tmp_path, capsys):
+    folder, cache = tmp_path / "photos", ["--cache", str(tmp_path / "cache")]
+    shutil.copytree(made / "photos", folder)
+    run(["embed", str(folder), *EMBED, *cache])
+    run(["train", "photos", "--head", "logistic", *cache])
+    for number in range(2):
+        new = encode(photograph(0, index=800 + number))
+        (folder / "train" / "cats" / f"new{number}.jpg").write_bytes(new)
+        run(["embed", str(folder), *EMBED, *cache])
+    _, planned = fs_json(capsys, "gc", "--dry-run", *cache)
+    assert (len(planned["removed"]), len(planned["kept"])) == (1, 1)
+    assert len(list((tmp_path / "cache").glob("*/*.zarr"))) == 3
+    _, done = fs_json(capsys, "gc", *cache)
+    assert done["removed"] == planned["removed"]
+    assert len(list((tmp_path / "cache").glob("*/*.zarr"))) == 2
+    assert run(["verify", "photos", *cache]) == 0
+
+
+def test_export_as_npz_loads_without_pickle(cache, tmp_path):
+    path = tmp_path / "out.npz"
+    assert run(["export", "photos", str(path), *cache]) == 0
+    with np.load(path, allow_pickle=False) as arrays:
+        assert arrays["train_features"].shape == (24, 1024)
+        assert arrays["class_names"].tolist() == ["cats", "dogs"]
+        assert len(arrays["test_sample_ids"]) == 8
+    assert run(["export", "photos", str(path), *cache]) == 6
+    assert run(["export", "photos", str(path), "--overwrite", *cache]) == 0
+
+
+def test_every_export_holds_the_same_features(made, cache, tmp_path):
+    import h5py
+    import pyarrow.parquet as pq
+    import zarr
+
+    import featurestore as fs
+
+    with fs.open("photos", cache=made / "cache") as features:
+        expected, labels = features["train"].load()
+    for ending in ("h5", "zarr", "parquet"):
+        assert run(["export", "photos", str(tmp_path / f"out.{ending}"), *cache]) == 0
+    np.testing.assert_array_equal(
+        zarr.open_group(tmp_path / "out.zarr", mode="r")["train/features"][:], expected
+    )
+    with h5py.File(tmp_path / "out.h5") as file:
+        np.testing.assert_array_equal(file["train/features"][:], expected)
+    table = pq.read_table(tmp_path / "out.parquet")
+    train = table.filter(np.array(table["split"].to_pylist()) == "train")
+    rows = np.array(train["features"].to_pylist(), np.float16)
+    np.testing.assert_array_equal(rows, expected)
+    assert train["label"].to_pylist() == labels.tolist()
+
+
+def test_export_to_an_unknown_ending_lists_the_known(cache, tmp_path, capsys):
+    assert run(["export", "photos", str(tmp_path / "out.mat"), *cache]) == 3
+    assert ".npz, .parquet, .h5, .zarr" in capsys.readouterr().err
+
+
+def test_train_both_heads_from_the_cache(cache, capsys):
+    for head, options in (("logistic", []), ("dense", ["--epochs", "2"])):
+        code, found = fs_json(capsys, "train", "photos", "--head", head, *options, *cache)
+        assert code == 0
+        assert found["head"] == head
+        assert set(found["metrics"]) == {"train", "validation", "test"}
+        assert 0 <= found["metrics"]["test"]["accuracy"] <= 1
+        assert set(found) >= {"run", "feature_set", "fingerprint", "fit_seconds"}
+
+
+def test_doctor_reports_and_finds_a_missing_store(made, cache, tmp_path, capsys):
+    code, found = fs_json(capsys, "doctor", *cache)
+    assert (code, found["cache"]["problems"], found["cache"]["feature_sets"]) == (0, [], 1)
+    assert found["versions"]["tensorflow"] != "not installed"
+    ill = tmp_path / "cache"
+    shutil.copytree(made / "cache", ill)
+    shutil.rmtree(next(ill.glob("*/*.zarr")))
+    code, found = fs_json(capsys, "doctor", "--cache", str(ill))
+    assert code == 5
+    assert "is missing" in found["cache"]["problems"][0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["embed"], 2, "Missing argument"),
+        (["embed", "x", "--size", "big"], 2, "150x200"),
+        (["embed", "nowhere", "--weights", "random:0"], 4, "nowhere"),
+        (["embed", "nowhere", "--backbone", "vgg61"], 3, "vgg16"),
+        (["embed", "nowhere", "--weights", "missing.h5"], 4, "missing.h5"),
+        (["frobnicate"], 2, "No such command"),
+    ],
+)
+def test_bad_input_ends_with_its_code_and_says_so(arguments, code, said, capsys, tmp_path):
+    cache = ["--cache", str(tmp_path)] if arguments[0] == "embed" else []
+    assert run([*arguments, *cache]) == code
+    assert said in capsys.readouterr().err
