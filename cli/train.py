@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,23 +20,30 @@ from featurestore_cli.options import cache_option, json_option
 from featurestore_cli.output import print_fields, print_json, print_table, say
 
 
+def _head_option(head: str, *names: str, type: click.ParamType, help: str) -> Any:
+    """Return the option for one setting of one head; not given means the setting's default."""
+    field = names[0].lstrip("-").replace("-", "_").lower()
+    default = getattr(build_settings(head, {}), field)
+    return click.option(
+        *names, field, type=type, help=f"{head}: {help}", show_default=f"{default:g}"
+    )
+
+
 @click.command()
 @click.argument("name")
 @click.option("--head", type=click.Choice(list(HEADS)), required=True, help="Kind of classifier.")
-@click.option("--units", type=click.IntRange(1), help="dense: width of the hidden layer [256].")
-@click.option("--dropout", type=float, help="dense: share of hidden units left out [0].")
-@click.option("--epochs", type=click.IntRange(1), help="dense: passes over the rows [30].")
-@click.option("--batch-size", type=click.IntRange(1), help="dense: rows of one step [20].")
-@click.option("--learning-rate", type=float, help="dense: step size of RMSprop [2e-5].")
-@click.option(
-    "--c",
+@_head_option("dense", "--units", type=click.IntRange(1), help="width of the hidden layer.")
+@_head_option("dense", "--dropout", type=click.FLOAT, help="share of hidden units left out.")
+@_head_option("dense", "--epochs", type=click.IntRange(1), help="passes over the rows.")
+@_head_option("dense", "--batch-size", type=click.IntRange(1), help="rows of one step.")
+@_head_option("dense", "--learning-rate", type=click.FLOAT, help="step size of RMSprop.")
+@_head_option(
+    "logistic",
     "--C",
-    "c",
-    type=float,
-    help="logistic: weight of the data against the penalty, for features scaled to a total "
-    "variance of 1 [100].",
+    type=click.FLOAT,
+    help="weight of the data against the penalty, for features scaled to a total variance of 1.",
 )
-@click.option("--max-iter", type=click.IntRange(1), help="logistic: most iterations [5000].")
+@_head_option("logistic", "--max-iter", type=click.IntRange(1), help="most iterations.")
 @click.option(
     "--seed",
     type=click.IntRange(0),
@@ -58,10 +66,13 @@ def train(
         shown = ", ".join("--" + option.replace("_", "-") for option in foreign)
         raise click.UsageError(f"{shown}: not an option of --head {head}")
     settings = build_settings(head, given)
-    with open_features(name, cache=cache) as features, _progress() as progress:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotConverged)  # said below, from the run's notes
-            run = train_head(features, settings, cache=cache, seed=seed, progress=progress)
+    with (
+        open_features(name, cache=cache) as features,
+        _progress() as progress,
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore", NotConverged)  # said below, from the run's notes
+        run = train_head(features, settings, cache=cache, seed=seed, progress=progress)
     for note in run.notes:
         say(f"note: {note}")
     if as_json:

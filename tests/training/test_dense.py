@@ -15,6 +15,7 @@ from featurestore.training import dense
 from featurestore.training.heads import DenseSettings, create_head
 
 FIELDS = {"units": 16, "epochs": 15, "batch_size": 20, "learning_rate": 3e-3}
+TRAIN = blobs(40, n_classes=2)
 
 
 class TestDense(HeadConformance):
@@ -25,6 +26,12 @@ class TestDense(HeadConformance):
 def fit(train, validation=None, *, n_classes=2, seed=0, **fields):
     head = create_head(DenseSettings(**{**FIELDS, **fields}))
     return head.fit(train, validation, n_classes=n_classes, seed=seed)
+
+
+@pytest.fixture(scope="module")
+def base():
+    """A head of seed 0 and no dropout, fitted to the 40 rows of `TRAIN`."""
+    return fit(TRAIN)
 
 
 def weights(head):
@@ -83,14 +90,13 @@ def test_batch_larger_than_the_split():
     assert len(head.history_["train_loss"]) == 2
 
 
-def test_other_seed_other_head():
-    train = blobs(40, n_classes=2)
-    assert not np.array_equal(weights(fit(train, seed=1))[0], weights(fit(train, seed=2))[0])
+def test_other_seed_other_head(base):
+    assert not np.array_equal(weights(fit(TRAIN, seed=1))[0], weights(base)[0])
 
 
-def test_validation_decides_nothing():
-    train = blobs(40, n_classes=2)
-    for a, b in zip(weights(fit(train)), weights(fit(train, blobs(700, n_classes=2))), strict=True):
+def test_validation_decides_nothing(base):
+    validated = fit(TRAIN, blobs(700, n_classes=2))
+    for a, b in zip(weights(validated), weights(base), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -127,15 +133,14 @@ def test_keras_global_seed_is_left_alone():
     np.testing.assert_array_equal(np.asarray(keras.random.normal((4,))), expected)
 
 
-def test_mixed_precision_of_a_backbone_does_not_reach_the_head():
-    train = blobs(40, n_classes=2)
+def test_mixed_precision_of_a_backbone_does_not_reach_the_head(base):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        mixed = fit(train)
+        mixed = fit(TRAIN)
     finally:
         keras.config.set_dtype_policy(before)
-    np.testing.assert_array_equal(weights(mixed)[0], weights(fit(train))[0])
+    np.testing.assert_array_equal(weights(mixed)[0], weights(base)[0])
 
 
 def test_progress_counts_epochs():
@@ -178,17 +183,16 @@ def test_code_in_a_model_is_not_run(tmp_path):
     assert not ran.exists()
 
 
-def test_dropout_round_trips_and_is_off_in_prediction(tmp_path):
-    train = blobs(60, n_classes=2)
-    head = fit(train, dropout=0.5)
-    expected = head.predict_proba(train.features)
-    np.testing.assert_array_equal(head.predict_proba(train.features), expected)
+def test_dropout_round_trips_and_is_off_in_prediction(base, tmp_path):
+    head = fit(TRAIN, dropout=0.5)
+    assert not np.array_equal(weights(base)[0], weights(head)[0])
+    expected = head.predict_proba(TRAIN.features)
+    np.testing.assert_array_equal(head.predict_proba(TRAIN.features), expected)
     head.save(tmp_path / "model.keras")
     again = create_head(head.settings).load(
         tmp_path / "model.keras", feature_shape=(2, 2, 8), n_classes=2
     )
-    np.testing.assert_array_equal(again.predict_proba(train.features), expected)
-    assert not np.array_equal(weights(fit(train, dropout=0.0))[0], weights(head)[0])
+    np.testing.assert_array_equal(again.predict_proba(TRAIN.features), expected)
 
 
 def test_same_seed_in_another_process():

@@ -214,4 +214,3 @@ def test_run_id_is_a_file_name_on_every_system(dataset):
     assert not set(name) & set('/\\<>:"|?*\n\t \0')
     assert len(name) < 80
     assert name.startswith("dense-") and name.endswith("-20250304T120506-3f9a")
-    assert "--" not in name.replace(dataset, "") or "--" in dataset

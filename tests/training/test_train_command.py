@@ -1,0 +1,90 @@
+"""`fs train`: what it prints, where, and what it refuses."""
+
+import contextlib
+import json
+
+import pytest
+
+from featurestore.errors import NotFound
+from featurestore.testing.heads import MemoryFeatures, blobs
+from featurestore.training.runs import list_runs
+from featurestore_cli import train as command
+from featurestore_cli.main import run
+
+LOGISTIC = ["train", "blobs", "--head", "logistic"]
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    rows = {"train": blobs(40, n_classes=2), "test": blobs(30, n_classes=2, seed=2)}
+
+    @contextlib.contextmanager
+    def open_features(name, *, cache):
+        if name != "blobs":
+            raise NotFound(f"no feature set {name!r} in cache {cache}", next_step="fs ls")
+        yield MemoryFeatures(rows, ("cats", "dogs"))
+
+    monkeypatch.setattr(command, "open_features", open_features)
+    monkeypatch.setenv("FS_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_json_is_one_object_on_stdout(cache, capsys):
+    assert run([*LOGISTIC, "--json", "--C", "7", "--seed", "3"]) == 0
+    out, err = capsys.readouterr()
+    printed = json.loads(out)
+    (written,) = list_runs(cache)
+    assert printed["run"] == written.id
+    assert printed["feature_set"] == "blobs/vgg16-150-block5_pool-fp32-w000000"
+    assert printed["fingerprint"] == "f" * 64
+    assert printed["head"] == "logistic"
+    assert printed["settings"] == {"c": 7.0, "max_iter": 5000}
+    assert printed["seed"] == written.seed == 3
+    assert set(printed["metrics"]) == {"train", "validation", "test"}
+    assert printed["metrics"]["validation"] is None
+    assert 0 <= printed["metrics"]["test"]["accuracy"] <= 1
+    assert printed["fit_seconds"] > 0
+    assert "note: feature set blobs" in err
+
+
+def test_table_for_people(cache, capsys):
+    assert run(["train", "blobs", "--head", "dense", "--units", "8", "--epochs", "2"]) == 0
+    out, err = capsys.readouterr()
+    (written,) = list_runs(cache)
+    assert out.startswith(written.id)
+    lines = [line.split() for line in out.splitlines()]
+    assert [line[:2] for line in lines if line and line[0] in ("train", "validation", "test")] == [
+        ["train", "40"],
+        ["test", "30"],
+    ]
+    assert "next: fs train blobs/vgg16-150-block5_pool-fp32-w000000 --head logistic" in err
+    assert "\x1b" not in out + err and "\r" not in out + err
+
+
+def test_option_of_another_head_is_a_usage_error(cache, capsys):
+    assert run([*LOGISTIC, "--batch-size", "5", "--dropout", "0.1"]) == 2
+    out, err = capsys.readouterr()
+    assert "--batch-size, --dropout: not an option of --head logistic" in " ".join(err.split())
+    assert out == ""
+    assert list_runs(cache) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["train", "blobs"], 2),
+        (["train", "blobs", "--head", "forest"], 2),
+        ([*LOGISTIC, "--C", "-1"], 3),
+        (["train", "blobs", "--head", "dense", "--dropout", "1"], 3),
+        (["train", "nothing", "--head", "logistic"], 4),
+    ],
+)
+def test_exit_codes(arguments, code, capsys):
+    assert run(arguments) == code
+    assert capsys.readouterr().err
+
+
+def test_unconverged_fit_is_said_once(capsys, recwarn):
+    assert run([*LOGISTIC, "--max-iter", "1"]) == 0
+    assert capsys.readouterr().err.count("did not converge") == 1
+    assert not [warning for warning in recwarn if "converge" in str(warning.message)]
