@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 
 import click
@@ -66,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # TensorFlow reads these when it is imported: its start-up chatter is not the user's business.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    # Pillow warns of odd TIFF tags; what cannot be decoded is quarantined with its own reason.
+    warnings.filterwarnings("ignore", module="PIL")
     sys.exit(run(arguments))
 
 

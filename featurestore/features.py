@@ -90,7 +90,8 @@ class Split:
                 return self.read(start, max(start, stop))
             return self._take(np.arange(start, stop, step))
         if isinstance(rows, int | np.integer):
-            return self._take(np.array([rows]))[0]
+            row: np.ndarray = self._take(np.array([rows]))[0]
+            return row
         index = np.asarray(rows)
         if index.dtype == bool:
             if index.shape != (len(self),):

@@ -106,8 +106,11 @@ class Recipe:
                 f"recipe fields: expected {sorted(known)}, found {sorted(fields)}",
                 next_step="upgrade featurestore: pip install -U featurestore",
             )
-        height, width = fields["size"]  # type: ignore[misc]
-        return cls(**{**fields, "size": (int(height), int(width))})  # type: ignore[arg-type]
+        size = fields["size"]
+        if not isinstance(size, list | tuple) or len(size) != 2:
+            raise Conflict(f"recipe size: expected [height, width], found {size!r}")
+        sides = (int(size[0]), int(size[1]))
+        return cls(**{**fields, "size": sides})  # type: ignore[arg-type]  # values are checked above
 
     @property
     def fingerprint(self) -> str:

@@ -106,7 +106,7 @@ def _verify_rows(record: Record) -> int:
                 sha256=split.sha256,
                 paths=(Path(),) * len(split),
             )
-            found = content_digest(split)
+            found = content_digest(split.read, len(split))
             if found != record.content_sha256[name]:
                 raise IntegrityError(
                     f"{record.store}, split {name}: expected features "
@@ -151,7 +151,8 @@ def _recompute(
             image = _read_image(paths.get(sample_id), sample_id, part.sha256[row].tobytes(), recipe)
             stored = part[row].astype(np.float64).ravel()
             fresh = backbone.embed(image[np.newaxis])[0].astype(np.float64).ravel()
-            distance = float(np.linalg.norm(fresh - stored) / max(np.linalg.norm(stored), 1e-12))
+            scale = max(float(np.linalg.norm(stored)), 1e-12)
+            distance = float(np.linalg.norm(fresh - stored)) / scale
             if not distance <= TOLERANCE[recipe.precision]:
                 raise IntegrityError(
                     f"{record.name}, {sample_id}: expected a relative distance of at most "

@@ -77,7 +77,7 @@ class BackboneChoice:
                 same = self._recipe(digest, record.recipe.precision)
                 if record.dataset == dataset and record.recipe == same:
                     return same
-        return self._recipe(digest, resolve_precision(choice))
+        return self._recipe(digest, _resolved(choice))
 
     def network(self, recipe: Recipe) -> EmbedsBatches:
         """See `ChoosesBackbone`.
@@ -118,7 +118,7 @@ class BackboneChoice:
             cached = Path(str(note["path"])) if note.get("path") else None
             if note.get("signature") == source_signature(self.source, cached=cached):
                 return str(note["sha256"])
-        self._loaded = self._load(resolve_precision(self.settings.precision))
+        self._loaded = self._load(_resolved(self.settings.precision))
         path = self._loaded.weights_path
         signature = source_signature(self.source, cached=path)
         if state is not None and signature is not None:
@@ -148,6 +148,11 @@ class BackboneChoice:
                 batch_size=self.settings.batch_size,
             )
         )
+
+
+def _resolved(choice: str) -> Precision:
+    with quiet_startup():  # asking for GPUs loads TensorFlow
+        return resolve_precision(choice)
 
 
 def network_of(recipe: Recipe, *, weights: str) -> EmbedsBatches:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from featurestore.errors import IntegrityError
 from featurestore.manifest import Manifest, ManifestSplit
 from featurestore.recipe import Recipe
 from featurestore.stores import SUFFIXES, create_store, durable, open_store
-from featurestore.stores.contract import SplitLayout, SplitReader, StoreLayout, StoreWriter
+from featurestore.stores.contract import SplitLayout, StoreLayout, StoreWriter
 
 INCOMPLETE = ".incomplete-"
 
@@ -163,7 +163,7 @@ def _write_split(writer: StoreWriter, split: str, part: ManifestSplit, rows: Row
                 f"split {split}: expected features for image {error.args[0]}, found none",
                 next_step="run the same command again",
             ) from error
-        content.update(features)
+        content.update(features.data)
         writer.write_features(split, start, features)
     writer.write_rows(split, labels=part.labels, sample_ids=part.sample_ids, sha256=part.sha256)
     return content.hexdigest()
@@ -179,7 +179,7 @@ def _verify(path: Path, manifest: Manifest, written: Mapping[str, str]) -> None:
                 and np.array_equal(stored.labels(), part.labels)
                 and np.array_equal(stored.sha256(), part.sha256)
                 and list(stored.sample_ids()) == list(part.sample_ids)
-                and content_digest(stored) == written[split]
+                and content_digest(stored.read, stored.rows) == written[split]
             )
             if not same:
                 raise IntegrityError(
@@ -190,8 +190,12 @@ def _verify(path: Path, manifest: Manifest, written: Mapping[str, str]) -> None:
         reader.close()
 
 
-def content_digest(split: SplitReader, block_rows: int = 1024) -> str:
+def content_digest(
+    read: Callable[[int, int], np.ndarray], rows: int, *, block_rows: int = 1024
+) -> str:
     """Return the SHA-256 of a split's features in row order, little-endian as stored.
+
+    `read` is that of a split: it gives rows start to stop.
 
     Raises
     ------
@@ -199,6 +203,6 @@ def content_digest(split: SplitReader, block_rows: int = 1024) -> str:
         A chunk fails its checksum.
     """
     content = hashlib.sha256()
-    for start in range(0, split.rows, block_rows):
-        content.update(np.ascontiguousarray(split.read(start, min(start + block_rows, split.rows))))
+    for start in range(0, rows, block_rows):
+        content.update(np.ascontiguousarray(read(start, min(start + block_rows, rows))).data)
     return content.hexdigest()

@@ -173,7 +173,8 @@ class _Embedding:
 
     def _compute(self, work: _Work, choice: ChoosesBackbone, readers: ExitStack) -> EmbedResult:
         manifest = work.manifest
-        sources, known = _existing(work, readers)
+        # A dry run holds no lock: what looks like a leftover may be another process's next shard.
+        sources, known = _existing(work, readers, remove_leftovers=not self.settings.dry_run)
         plan = plan_embedding(manifest, available=Rows(sources).digests, quarantined=known)
         self._strict(plan.quarantined)
         if self.settings.dry_run:
@@ -358,12 +359,12 @@ def staging_path(cache: Path, name: str, recipe: Recipe) -> Path:
 
 
 def _existing(
-    work: _Work, readers: ExitStack
+    work: _Work, readers: ExitStack, *, remove_leftovers: bool = True
 ) -> tuple[list[StagedRows | CommittedRows], dict[str, str]]:
     """Every source of rows under the recipe, and every digest known to be unreadable."""
     sources: list[StagedRows | CommittedRows] = []
     known: dict[str, str] = {}
-    for shard in work.staging.shards():
+    for shard in work.staging.shards(remove_leftovers=remove_leftovers):
         sources.append(StagedRows(shard))
         known.update(shard.quarantined)
     for record in work.records:

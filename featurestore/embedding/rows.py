@@ -36,7 +36,8 @@ class StagedRows:
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """See `RowSource.read`."""
-        return self._shard.read()[start:stop]
+        rows: np.ndarray = self._shard.read()[start:stop]
+        return rows
 
 
 class CommittedRows:
@@ -70,11 +71,6 @@ class Rows:
         self._row = np.concatenate([np.arange(size) for size in sizes] or [np.arange(0)])
         self._blocks: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         self._kept_bytes = 0
-
-    def __contains__(self, digest: bytes) -> bool:
-        key = np.frombuffer(digest, "S32")[0]
-        at = int(np.searchsorted(self._keys, key))
-        return at < len(self._keys) and bool(self._keys[at] == key)
 
     def feature_shape(self) -> tuple[int, ...]:
         """Return the shape of one row; there must be one."""

@@ -11,7 +11,8 @@ import featurestore as fs
 from featurestore.catalogue import Catalogue
 from featurestore.embedding.embed import lock_path
 from featurestore.locks import hold
-from featurestore.testing.embedding import FEATURE_SHAPE, BlockMeans, TinyChoice
+from featurestore.testing.backbones import TinyNetwork
+from featurestore.testing.embedding import TinyChoice
 from featurestore.testing.images import broken_images, encode, photograph, write_image_folder
 
 ROWS = {"train": 16, "validation": 8, "test": 8}
@@ -35,7 +36,7 @@ class Embedder:
 
     @property
     def forward_passes(self):
-        network = self.choice.network_built
+        network = self.choice.built
         return 0 if network is None else network.images
 
 
@@ -66,7 +67,7 @@ def test_every_split_is_embedded_in_one_set(embed, photos):
     with fs.open("photos/tiny", cache=embed.cache) as features:
         assert features.fingerprint == result.fingerprint
         assert features.class_names == ("cats", "dogs")
-        assert features["train"].shape == (16, *FEATURE_SHAPE)
+        assert features["train"].shape == (16, *TinyNetwork.feature_shape)
         ids = features["train"].sample_ids.tolist()
         assert ids == sorted(
             path.relative_to(photos).as_posix() for path in (photos / "train").rglob("*.*")
@@ -84,7 +85,7 @@ def test_features_are_the_networks_of_the_decoded_image(embed, photos):
             image = decode_image(
                 (photos / str(name)).read_bytes(), size=(16, 16), interpolation="bilinear"
             )
-            np.testing.assert_array_equal(X[row], BlockMeans().embed(image[np.newaxis])[0])
+            np.testing.assert_array_equal(X[row], TinyNetwork().embed(image[np.newaxis])[0])
 
 
 def test_unchanged_dataset_computes_nothing_and_loads_no_network(embed):
@@ -92,7 +93,7 @@ def test_unchanged_dataset_computes_nothing_and_loads_no_network(embed):
     again = embed()
     assert (again.computed, again.reused) == (0, 32)
     assert again.fingerprint == first.fingerprint
-    assert embed.choice.network_built is None
+    assert embed.choice.built is None
 
 
 def test_three_changed_files_cost_three_forward_passes(embed, photos):
@@ -187,7 +188,7 @@ def test_unreadable_images_are_listed_and_the_rest_goes_on(embed, photos):
     assert "pixels" in reasons["bomb.png"]
     again = embed()
     assert again.quarantined == result.quarantined
-    assert embed.choice.network_built is None
+    assert embed.choice.built is None
 
 
 def test_a_repaired_image_leaves_quarantine(embed, photos):
