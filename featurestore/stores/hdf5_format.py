@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import h5py
@@ -16,16 +16,26 @@ from featurestore.stores.version import CHECKSUM
 
 CHUNK_ROWS = 16
 COLUMN_CHUNK_ROWS = 16_384
+_COLUMN_CHUNK_BYTES = 1 << 20
 LEVEL = 1
 """Of gzip and of zstd."""
-
-IDS_CHECKSUM = "sha256"
-"""Attribute of `sample_ids`: HDF5 keeps texts in a heap that no filter guards."""
 
 ZSTD_FILTER = 32015
 """Source: registered filters of The HDF Group."""
 
-TEXT = h5py.string_dtype("utf-8")
+
+def text_dtype(texts: Sequence[bytes]) -> Any:
+    """Return the fixed-length UTF-8 type that holds the longest of `texts`, padded with NUL.
+
+    Not variable-length: HDF5 keeps such texts in a global heap without any checksum, and one
+    flipped bit there sends HDF5 1.14 into an endless loop.
+    """
+    return h5py.string_dtype("utf-8", max(map(len, texts), default=0) or 1)
+
+
+def column_chunk_rows(rows: int, row_bytes: int) -> int:
+    """Return the chunk length of a column of labels, ids or digests."""
+    return max(1, min(rows, COLUMN_CHUNK_ROWS, _COLUMN_CHUNK_BYTES // row_bytes))
 
 
 def dataset_properties(compression: str) -> Any:
@@ -72,50 +82,68 @@ def require_zstd() -> None:
 def encode_attribute(value: object) -> str | int | float:
     """Return an attribute as HDF5 keeps it: a number, a text, or JSON as text.
 
-    A text that could be taken for JSON becomes a JSON string, so `decode_attribute` cannot err.
+    A text that could be taken for JSON, or that NUL would cut short, becomes a JSON string, so
+    that `decode_attribute` cannot err.
     """
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    if isinstance(value, str) and _parse(value) is not _NOT_JSON:
+    if isinstance(value, str) and ("\0" in value or _parse(value) is not _NOT_JSON):
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         return json.dumps(value)
     return value
 
 
-def decode_attribute(stored: object) -> object:
+def decode_attribute(stored: str | int | float) -> object:
     """Return what `encode_attribute` was given."""
-    if isinstance(stored, np.generic):
-        return stored.item()
-    if isinstance(stored, str):
-        value = _parse(stored)
-        return stored if value is _NOT_JSON else value
-    raise ValueError(f"no attribute of a store is a {type(stored).__name__}")
+    if not isinstance(stored, str):
+        return stored
+    value = _parse(stored)
+    return stored if value is _NOT_JSON else value
 
 
-def attributes_checksum(stored: Mapping[str, object]) -> str:
-    """Return the SHA-256 of all attributes but the checksum itself, as HDF5 keeps them.
+def write_attributes(target: h5py.Group, attributes: Mapping[str, str | int | float]) -> None:
+    """Give an object attributes that `encode_attribute` made, and their checksum."""
+    for name, value in attributes.items():
+        if isinstance(value, str):
+            utf8 = value.encode()
+            target.attrs.create(name, np.bytes_(utf8), dtype=text_dtype([utf8]))
+        else:
+            target.attrs[name] = value
+    checksum = attributes_checksum(attributes).encode()
+    target.attrs.create(CHECKSUM, np.bytes_(checksum), dtype=text_dtype([checksum]))
+
+
+def read_attributes(source: h5py.Group) -> dict[str, object]:
+    """Return an object's attributes, decoded.
+
+    Raises
+    ------
+    ValueError, KeyError, OSError, RuntimeError
+        They are not those that `write_attributes` wrote.
+    """
+    stored = {name: value.item() for name, value in source.attrs.items()}
+    texts = {
+        name: value.decode() if isinstance(value, bytes) else value
+        for name, value in stored.items()
+    }
+    recorded = texts.pop(CHECKSUM)
+    if attributes_checksum(texts) != recorded:
+        raise ValueError(f"its attributes do not match their {CHECKSUM}")
+    return {name: decode_attribute(value) for name, value in texts.items()}
+
+
+def attributes_checksum(stored: Mapping[str, str | int | float]) -> str:
+    """Return the SHA-256 of attributes as HDF5 keeps them.
 
     Over name, NUL, text, NUL of each in the order of the names' UTF-8; a number as JSON.
     """
-    pieces = []
-    for name in sorted(stored.keys() - {CHECKSUM}, key=str.encode):
-        value = stored[name]
-        text = value if isinstance(value, str) else json.dumps(_plain(value))
-        pieces += [name, text]
-    return texts_checksum(pieces)
-
-
-def texts_checksum(texts: Iterable[str]) -> str:
-    """Return the SHA-256 of the UTF-8 of all texts, a NUL after each."""
     digest = hashlib.sha256()
-    for text in texts:
-        digest.update(text.encode() + b"\0")
+    for name in sorted(stored, key=str.encode):
+        value = stored[name]
+        text = value if isinstance(value, str) else json.dumps(value)
+        digest.update(f"{name}\0{text}\0".encode())
     return digest.hexdigest()
-
-
-def _plain(value: object) -> object:
-    return value.item() if isinstance(value, np.generic) else value
 
 
 _NOT_JSON = object()

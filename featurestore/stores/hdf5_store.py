@@ -55,10 +55,7 @@ class Hdf5Writer:
         try:
             self._file = _create_file(self._sink)
             self._groups = {name: _create_group(self._file, name) for name in self._ledgers}
-            for name, value in attributes.items():
-                self._file.attrs[name] = value
-            checksum = hdf5_format.attributes_checksum(attributes)
-            self._file.attrs[version.CHECKSUM] = np.bytes_(checksum)
+            hdf5_format.write_attributes(self._file, attributes)
             for name, split in layout.splits.items():
                 self._create_dataset(
                     name,
@@ -95,18 +92,17 @@ class Hdf5Writer:
         """Write the columns beside a split's features."""
         ledger = self._ledgers[split]
         ledger.check_rows(labels=labels, sample_ids=sample_ids, sha256=sha256)
-        rows = len(labels)
+        utf8 = [sample_id.encode() for sample_id in sample_ids]
+        id_type = hdf5_format.text_dtype(utf8)
         columns = (
             ("labels", labels, np.dtype("<i8")),
-            ("sample_ids", np.array(sample_ids, dtype=object), hdf5_format.TEXT),
+            ("sample_ids", np.array(utf8, dtype=id_type), id_type),
             ("sha256", sha256, np.dtype("u1")),
         )
         for name, column, dtype in columns:
             dataset = self._create_dataset(split, name, shape=column.shape, dtype=dtype)
-            if rows:
+            if len(labels):
                 dataset[:] = column
-        ids = self._groups[split]["sample_ids"]
-        ids.attrs[hdf5_format.IDS_CHECKSUM] = np.bytes_(hdf5_format.texts_checksum(sample_ids))
         self._raise_failure()
         ledger.note_rows()
 
@@ -139,17 +135,21 @@ class Hdf5Writer:
         self, split: str, name: str, *, shape: tuple[int, ...], dtype: Any
     ) -> h5py.Dataset:
         group = self._groups[split]
-        if not shape[0] or name == "sample_ids":
-            # HDF5 can neither chunk nothing nor filter texts, which it keeps in a heap.
+        if not shape[0]:
+            # HDF5 cannot chunk nothing.
             return group.create_dataset(name, shape=shape, dtype=dtype, track_times=False)
-        features = name == "features"
-        limit = hdf5_format.CHUNK_ROWS if features else hdf5_format.COLUMN_CHUNK_ROWS
+        if name == "features":
+            chunk_rows, compression = min(hdf5_format.CHUNK_ROWS, shape[0]), self._compression
+        else:
+            row_bytes = prod(shape[1:]) * dtype.itemsize
+            chunk_rows = hdf5_format.column_chunk_rows(shape[0], row_bytes)
+            compression = "gzip"
         return group.create_dataset(
             name,
             shape=shape,
             dtype=dtype,
-            chunks=(min(limit, shape[0]), *shape[1:]),
-            dcpl=hdf5_format.dataset_properties(self._compression if features else "gzip"),
+            chunks=(chunk_rows, *shape[1:]),
+            dcpl=hdf5_format.dataset_properties(compression),
             track_times=False,
         )
 
@@ -226,10 +226,7 @@ class Hdf5Split:
 
     def sample_ids(self) -> Texts:
         """Return the sample ids (rows,)."""
-        texts = self._read("sample_ids", lambda dataset: dataset.asstr()[:].tolist())
-        recorded = self._read("sample_ids", lambda dataset: dataset.attrs[hdf5_format.IDS_CHECKSUM])
-        if hdf5_format.texts_checksum(texts) != recorded.decode():
-            raise self._damaged("sample_ids", range(self.rows), "SHA-256 does not match")
+        texts = self._read("sample_ids", lambda dataset: dataset.asstr()[:])
         return np.array(texts, dtype=np.dtypes.StringDType())
 
     def sha256(self) -> NDArray[np.uint8]:
@@ -255,7 +252,7 @@ class Hdf5Split:
             if self._group[name].shape != shape:
                 raise ValueError(f"{name} of split {self._name} are {self._group[name].shape}")
         # A chunk that is not there would read as zeros.
-        for name in ("features", "labels", "sha256"):
+        for name in ("features", *shapes):
             dataset = self._group[name]
             if rows and dataset.id.get_num_chunks() != -(-rows // dataset.chunks[0]):
                 raise ValueError(f"{name} of split {self._name} lack chunks")
@@ -297,7 +294,9 @@ class Hdf5Reader:
         except _DAMAGE as error:
             raise version.unreadable(path, str(error)) from error
         try:
-            self._attributes = self._read_attributes()
+            self._attributes = self._damage_as_error(
+                lambda: hdf5_format.read_attributes(self._file)
+            )
             version.refuse_newer(self._attributes, path=path)
             self._splits = self._damage_as_error(
                 lambda: {name: Hdf5Split(path, name, group) for name, group in self._file.items()}
@@ -340,20 +339,6 @@ class Hdf5Reader:
             if hdf5_format.ZSTD_FILTER in hdf5_format.filters(self._file[split]["features"]):
                 return f"zstd-{hdf5_format.LEVEL} + fletcher32"
         return f"gzip-{hdf5_format.LEVEL}"
-
-    def _read_attributes(self) -> dict[str, object]:
-        def read() -> tuple[dict[str, object], dict[str, object], bytes]:
-            stored = dict(self._file.attrs)
-            recorded = stored.pop(version.CHECKSUM)
-            decoded = {name: hdf5_format.decode_attribute(value) for name, value in stored.items()}
-            return stored, decoded, recorded
-
-        stored, decoded, recorded = self._damage_as_error(read)
-        if hdf5_format.attributes_checksum(stored) != recorded.decode():
-            raise version.unreadable(
-                self._path, f"its attributes do not match their {version.CHECKSUM}"
-            )
-        return decoded
 
     def _damage_as_error(self, access: Callable[[], _Value]) -> _Value:
         try:

@@ -23,7 +23,8 @@ def stamp(attributes: Mapping[str, object]) -> dict[str, object]:
     """
     if CHECKSUM in attributes:
         raise ValueError(f"attribute {CHECKSUM!r} is the store's own")
-    stamped: dict[str, object] = json.loads(json.dumps(dict(attributes), allow_nan=False))
+    text = json.dumps(dict(attributes), allow_nan=False, ensure_ascii=False)
+    stamped: dict[str, object] = json.loads(text.encode())
     section = stamped.setdefault("featurestore", {})
     if not isinstance(section, dict):
         raise ValueError("attribute 'featurestore' must be a JSON object")
