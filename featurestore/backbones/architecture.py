@@ -111,11 +111,13 @@ def expected_layers(model: Any, cut: Any) -> list[ExpectedLayer]:
     Keys are counted over the whole `model`, as Keras counts them when it saves one.
     """
     keys = dict(_file_keys(model, "layers"))
+    branch_ends = _branch_ends(model)
     return [
         ExpectedLayer(
             name=layer.name,
             kind=type(layer).__name__,
             key=keys[id(layer)],
+            ends_branch=id(layer) in branch_ends,
             weights=tuple(
                 ExpectedWeight(weight.name, tuple(int(side) for side in weight.shape))
                 for weight in float_weights(layer)
@@ -123,6 +125,25 @@ def expected_layers(model: Any, cut: Any) -> list[ExpectedLayer]:
         )
         for layer in weighted_layers(cut)
     ]
+
+
+def _branch_ends(model: Any) -> set[int]:
+    """Return the ids of the layers that end a residual branch: the last kernel before each sum."""
+    producers = {id(layer.output): (place, layer) for place, layer in enumerate(model.layers)}
+    ends: set[int] = set()
+    for layer in model.layers:
+        if not isinstance(layer, keras.layers.Add):
+            continue
+        last = (-1, 0)
+        for tensor in layer.input:
+            place, before = producers.get(id(tensor), (-1, None))
+            while before is not None and not isinstance(before.input, list):
+                if any(weight.name.endswith("kernel") for weight in before.weights):
+                    last = max(last, (place, id(before)))
+                    break
+                place, before = producers.get(id(before.input), (-1, None))
+        ends.add(last[1])
+    return ends
 
 
 def _file_keys(model: Any, prefix: str) -> Iterator[tuple[int, str]]:

@@ -14,6 +14,10 @@ from featurestore.backbones.weights import (
     LayerValues,
 )
 
+# Each residual sum would add the variance of its branch: after ResNet152's 50 blocks values of 1e11
+# that no float16 holds. With this the largest value of any backbone of the table is about 1e4.
+_BRANCH_SCALE = 0.3
+
 _ONES = frozenset({"gamma", "moving_variance", "variance"})
 
 
@@ -21,9 +25,10 @@ def random_values(layer: ExpectedLayer, *, seed: int) -> LayerValues:
     """Return the arrays of a layer: kernels uniform, scales and variances 1, the rest 0.
 
     Kernels are uniform in ±sqrt(6 / fan-in), the bound that keeps the variance of ReLU networks
-    (He et al. 2015, "Delving Deep into Rectifiers", arXiv:1502.01852, section 2.2). A layer's
-    values do not depend on the other layers, so every cut of a network has the same ones. They are
-    made from PCG64's raw 64-bit stream, which NumPy holds stable, unlike its distributions.
+    (He et al. 2015, "Delving Deep into Rectifiers", arXiv:1502.01852, section 2.2); those at the
+    end of a residual branch are smaller, so that sums do not grow with depth. A layer's values do
+    not depend on the values of others, so every cut of a network has the same ones. They are made
+    from PCG64's raw 64-bit stream, which NumPy holds stable, unlike its distributions.
     """
     return [_fill(layer, weight, seed) for weight in layer.weights]
 
@@ -33,7 +38,7 @@ def _fill(layer: ExpectedLayer, weight: ExpectedWeight, seed: int) -> np.ndarray
         return np.ones(weight.shape, np.float32)
     if not weight.role.endswith("kernel"):
         return np.zeros(weight.shape, np.float32)
-    bound = math.sqrt(6.0 / _fan_in(layer, weight))
+    bound = math.sqrt(6.0 / _fan_in(layer, weight)) * (_BRANCH_SCALE if layer.ends_branch else 1)
     return _uniform(f"{seed}/{layer.name}/{weight.role}", weight.shape) * np.float32(bound)
 
 

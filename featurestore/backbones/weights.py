@@ -129,12 +129,15 @@ class ExpectedLayer:
         Where Keras 3 puts it in a weights file: ``layers/conv2d_3``, numbered by class.
     weights
         Its arrays in Keras's own order.
+    ends_branch
+        Its output is added to others, as at the end of a residual branch.
     """
 
     name: str
     kind: str
     key: str
     weights: tuple[ExpectedWeight, ...]
+    ends_branch: bool = False
 
     def describe(self) -> str:
         """Return the name with its shapes, as error messages show it."""
