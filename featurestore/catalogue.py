@@ -155,6 +155,16 @@ def record_path(store: Path) -> Path:
     return store.with_name(store.name + ".json")
 
 
+def lock_path(cache: Path, name: str) -> Path:
+    """Return the sidecar on which the writer of a feature set holds its lock."""
+    return cache / ".locks" / f"{name.replace('/', '--')}.lock"
+
+
+def staging_path(cache: Path, name: str, recipe: Recipe) -> Path:
+    """Return where the shards of an unfinished embedding of `name` lie."""
+    return cache / ".staging" / f"{name.partition('/')[0]}--{recipe.fingerprint[:16]}"
+
+
 def checksums_path(store: Path) -> Path:
     """Return the path of a store's checksum list (the format of ``sha256sum``)."""
     return store.with_name(store.name + ".sha256")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from featurestore.catalogue import RUNS, Catalogue, Record
+from featurestore.catalogue import RUNS, Catalogue, Record, lock_path
 from featurestore.embedding.commit import INCOMPLETE, remove_store, store_files
-from featurestore.embedding.embed import lock_path
 from featurestore.locks import is_held
 from featurestore.stores import SUFFIXES, durable
 from featurestore.training.runs import list_runs

@@ -15,12 +15,20 @@ from pathlib import Path
 
 import numpy as np
 
-from featurestore.catalogue import Catalogue, Quarantined, Record, dataset_name, set_fingerprint
+from featurestore.catalogue import (
+    Catalogue,
+    Quarantined,
+    Record,
+    dataset_name,
+    lock_path,
+    set_fingerprint,
+    staging_path,
+)
 from featurestore.datasets import ScanOptions, build_manifest, scan_dataset
 from featurestore.embedding.backbone import BackboneChoice, ChoosesBackbone
 from featurestore.embedding.commit import Commit, commit_set
 from featurestore.embedding.plan import Plan, plan_embedding
-from featurestore.embedding.rows import CommittedRows, Rows, StagedRows
+from featurestore.embedding.rows import Rows, existing_rows
 from featurestore.embedding.settings import EmbedResult, EmbedSettings, Progress, Silent
 from featurestore.errors import Conflict, InvalidInput
 from featurestore.executors.contract import DecodeSettings, EmbedsBatches
@@ -29,7 +37,7 @@ from featurestore.locks import hold
 from featurestore.manifest import Manifest
 from featurestore.recipe import Recipe
 from featurestore.state import StateFile
-from featurestore.stores import durable, open_store
+from featurestore.stores import durable
 from featurestore.stores.staging import Staging
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -174,7 +182,13 @@ class _Embedding:
     def _compute(self, work: _Work, choice: ChoosesBackbone, readers: ExitStack) -> EmbedResult:
         manifest = work.manifest
         # A dry run holds no lock: what looks like a leftover may be another process's next shard.
-        sources, known = _existing(work, readers, remove_leftovers=not self.settings.dry_run)
+        sources, known = existing_rows(
+            work.staging,
+            work.records,
+            work.recipe,
+            readers=readers,
+            remove_leftovers=not self.settings.dry_run,
+        )
         plan = plan_embedding(manifest, available=Rows(sources).digests, quarantined=known)
         self._strict(plan.quarantined)
         if self.settings.dry_run:
@@ -182,7 +196,7 @@ class _Embedding:
         computed, seconds = 0, 0.0
         if plan.units:
             computed, seconds = self._execute(work, plan, choice)
-            sources, known = _existing(work, readers)
+            sources, known = existing_rows(work.staging, work.records, work.recipe, readers=readers)
         rows = Rows(sources)
         quarantine = work.lost + _quarantined(manifest, known)
         whole = manifest.without({entry.sha256 for entry in quarantine if entry.sha256})
@@ -346,35 +360,6 @@ class _Embedding:
 
 
 _VERSIONED = ("featurestore", "tensorflow", "keras", "numpy", "pillow", "zarr", "h5py")
-
-
-def lock_path(cache: Path, name: str) -> Path:
-    """Return the sidecar on which the writer of a feature set holds its lock."""
-    return cache / ".locks" / f"{name.replace('/', '--')}.lock"
-
-
-def staging_path(cache: Path, name: str, recipe: Recipe) -> Path:
-    """Return where the shards of an unfinished embedding of `name` lie."""
-    return cache / ".staging" / f"{name.partition('/')[0]}--{recipe.fingerprint[:16]}"
-
-
-def _existing(
-    work: _Work, readers: ExitStack, *, remove_leftovers: bool = True
-) -> tuple[list[StagedRows | CommittedRows], dict[str, str]]:
-    """Every source of rows under the recipe, and every digest known to be unreadable."""
-    sources: list[StagedRows | CommittedRows] = []
-    known: dict[str, str] = {}
-    for shard in work.staging.shards(remove_leftovers=remove_leftovers):
-        sources.append(StagedRows(shard))
-        known.update(shard.quarantined)
-    for record in work.records:
-        if record.recipe != work.recipe or not record.store.exists():
-            continue
-        reader = open_store(record.store)
-        readers.callback(reader.close)
-        sources.extend(CommittedRows(reader.split(split)) for split in reader.splits)
-        known.update({e.sha256: e.reason for e in record.quarantine if e.sha256})
-    return sources, known
 
 
 def _unread(record: Record) -> tuple[Quarantined, ...]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Protocol
 
 import numpy as np
 
+from featurestore.catalogue import Record
 from featurestore.embedding.plan import digest_keys
+from featurestore.recipe import Recipe
+from featurestore.stores import open_store
 from featurestore.stores.contract import SplitReader
-from featurestore.stores.staging import StagedShard
+from featurestore.stores.staging import StagedShard, Staging
 
 # Decoded blocks kept while rows are gathered: enough for a whole split of a few thousand rows.
 _KEPT_BYTES = 256 * 1024**2
@@ -122,3 +126,31 @@ class Rows:
             _, dropped = self._blocks.popitem(last=False)
             self._kept_bytes -= dropped.nbytes
         return values
+
+
+def existing_rows(
+    staging: Staging,
+    records: Sequence[Record],
+    recipe: Recipe,
+    *,
+    readers: ExitStack,
+    remove_leftovers: bool = True,
+) -> tuple[list[RowSource], dict[str, str]]:
+    """Return every source of rows under the recipe, and the digests known to be unreadable.
+
+    Stores stay open until `readers` is closed. The second value maps SHA-256 (hexadecimal) to
+    reason.
+    """
+    sources: list[RowSource] = []
+    known: dict[str, str] = {}
+    for shard in staging.shards(remove_leftovers=remove_leftovers):
+        sources.append(StagedRows(shard))
+        known.update(shard.quarantined)
+    for record in records:
+        if record.recipe != recipe or not record.store.exists():
+            continue
+        reader = open_store(record.store)
+        readers.callback(reader.close)
+        sources.extend(CommittedRows(reader.split(split)) for split in reader.splits)
+        known.update({e.sha256: e.reason for e in record.quarantine if e.sha256})
+    return sources, known

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 import featurestore as fs
-from featurestore.catalogue import Catalogue
-from featurestore.embedding.embed import lock_path
+from featurestore.catalogue import Catalogue, lock_path
 from featurestore.locks import hold
 from featurestore.testing.backbones import TinyNetwork
 from featurestore.testing.embedding import TinyChoice

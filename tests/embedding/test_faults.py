@@ -1,4 +1,4 @@
-"""A disk that fails at any one operation: old sets stay readable, the new one is whole or absent."""
+"""A disk that fails at any operation: old sets stay readable, the new one is whole or absent."""
 
 import errno
 import shutil

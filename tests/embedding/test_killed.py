@@ -11,8 +11,7 @@ import time
 import pytest
 
 import featurestore as fs
-from featurestore.catalogue import Catalogue
-from featurestore.embedding.embed import lock_path
+from featurestore.catalogue import Catalogue, lock_path
 from featurestore.locks import is_held
 from featurestore.testing.embedding import TinyChoice
 from featurestore.testing.images import write_image_folder
