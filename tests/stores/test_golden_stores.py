@@ -1,0 +1,60 @@
+"""Stores of every format version stay readable; `golden_stores.py` wrote them."""
+
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from golden_stores import main
+
+from featurestore.stores import open_store
+from featurestore.testing.store_rows import file_bytes
+
+GOLDEN = Path(__file__).parent / "golden"
+STORES = sorted(path for version in GOLDEN.iterdir() for path in version.iterdir())
+
+
+def test_every_format_version_has_golden_stores():
+    assert [path.relative_to(GOLDEN).as_posix() for path in STORES] == [
+        "format-1/gzip.h5",
+        "format-1/sharded.zarr",
+        "format-1/unsharded.zarr",
+    ]
+
+
+@pytest.mark.parametrize("path", STORES, ids=lambda path: "/".join(path.parts[-2:]))
+def test_golden_store_reads_as_written(path):
+    with closing(open_store(path)) as reader:
+        assert reader.splits == ("train", "validation", "test")
+        assert reader.attributes == {
+            "class_names": ["cat", "犬"],
+            "recipe": {"backbone": "tiny", "size": [8, 8]},
+            "note": "golden",
+            "featurestore": {"format_version": 1},
+        }
+        train, validation, test = map(reader.split, reader.splits)
+        assert (train.rows, train.feature_shape, train.dtype) == (70, (1, 2, 3), np.float16)
+        assert train.read(68, 70).tolist() == [
+            [[[68, 0, 68.5], [0, 68.25, 0]]],
+            [[[0, 69.25, 0], [69, 0, 69.5]]],
+        ]
+        assert train.labels().tolist() == [0, 1] * 35
+        assert train.sample_ids()[69] == "train/Bild 69 犬.jpg"
+        assert train.sha256()[69].tobytes() == b"\x45" * 32
+        assert validation.rows == 0
+        assert validation.read(0, 0).shape == (0, 1, 2, 3)
+        assert test.read(0, 1).view(np.uint16).tolist() == [
+            [[[0x3C00, 0, 0x3800], [0, 0x8000, 0x7BFF]]]
+        ]
+        assert test.sample_ids().tolist() == ["test/Bild 0 犬.jpg"]
+
+
+def test_todays_writer_writes_the_golden_metadata(tmp_path):
+    """Fails on a change of format: give it a new version, and new golden stores beside these."""
+    main(tmp_path)
+    for name in ("sharded.zarr", "unsharded.zarr"):
+        golden, written = file_bytes(GOLDEN / "format-1" / name), file_bytes(tmp_path / name)
+        assert written.keys() == golden.keys()
+        for file in golden:
+            if file.endswith("zarr.json"):
+                assert written[file] == golden[file]
