@@ -44,6 +44,16 @@ class InvalidInput(FeatureStoreError):  # noqa: N818 -- named by what the reader
     exit_code = 3
 
 
+class UnstorableFeatures(InvalidInput):
+    """Features that the stored type cannot hold; `rows` are their positions in the batch."""
+
+    def __init__(
+        self, message: str, *, next_step: str | None = None, rows: tuple[int, ...] = ()
+    ) -> None:
+        super().__init__(message, next_step=next_step)
+        self.rows = rows
+
+
 class NotFound(FeatureStoreError):  # noqa: N818
     """A named thing does not exist: correct the name or create the thing."""
 

@@ -14,7 +14,7 @@ from featurestore.digests import sha256_file, sha256_hex
 from featurestore.embedding.commit import content_digest, store_files
 from featurestore.errors import IntegrityError, InvalidInput
 from featurestore.executors.contract import EmbedsBatches
-from featurestore.features import open_record
+from featurestore.features import Split, open_record
 from featurestore.images import UnreadableImage, decode_image
 from featurestore.manifest import Manifest, ManifestSplit
 from featurestore.recipe import Recipe
@@ -143,33 +143,45 @@ def _recompute(
     distances = []
     with open_record(record) as features:
         offsets = [(name, row) for name in features.splits for row in range(len(features[name]))]
-        drawn = np.random.default_rng(seed).choice(len(offsets), count, replace=False)
-        for at in sorted(drawn.tolist()):
-            name, row = offsets[at]
-            part = features[name]
-            sample_id = str(part.sample_ids[row])
-            image = _read_image(paths.get(sample_id), sample_id, part.sha256[row].tobytes(), recipe)
-            stored = part[row].astype(np.float64).ravel()
-            fresh = backbone.embed(image[np.newaxis])[0].astype(np.float64).ravel()
-            scale = max(float(np.linalg.norm(stored)), 1e-12)
-            distance = float(np.linalg.norm(fresh - stored)) / scale
-            if not distance <= TOLERANCE[recipe.precision]:
-                raise IntegrityError(
-                    f"{record.name}, {sample_id}: expected a relative distance of at most "
-                    f"{TOLERANCE[recipe.precision]} from the stored features, found {distance:.4f}",
-                    next_step="compare the versions in `fs show` with those of `fs doctor`",
-                )
-            distances.append(distance)
+        drawn = np.sort(np.random.default_rng(seed).choice(len(offsets), count, replace=False))
+        groups = [
+            [offsets[at] for at in drawn[start : start + backbone.batch_size].tolist()]
+            for start in range(0, count, backbone.batch_size)
+        ]
+        parts = {name: features[name] for name in features.splits}
+        images = (
+            np.stack([_read_image(parts[name], row, paths, recipe) for name, row in group])
+            for group in groups
+        )
+        for group, fresh in zip(groups, backbone.embed_stream(images), strict=True):
+            for (name, row), computed in zip(group, fresh, strict=True):
+                distance = _distance(parts[name][row], computed)
+                if not distance <= TOLERANCE[recipe.precision]:
+                    raise IntegrityError(
+                        f"{record.name}, {parts[name].sample_ids[row]}: expected a relative "
+                        f"distance of at most {TOLERANCE[recipe.precision]} from the stored "
+                        f"features, found {distance:.4f}",
+                        next_step="compare the versions in `fs show` with those of `fs doctor`",
+                    )
+                distances.append(distance)
     return np.array(distances)
 
 
-def _read_image(path: Path | None, sample_id: str, digest: bytes, recipe: Recipe) -> np.ndarray:
+def _distance(stored: np.ndarray, computed: np.ndarray) -> float:
+    expected = stored.astype(np.float64)
+    scale = max(float(np.linalg.norm(expected)), 1e-12)
+    return float(np.linalg.norm(computed.astype(np.float64) - expected)) / scale
+
+
+def _read_image(part: Split, row: int, paths: dict[str, Path], recipe: Recipe) -> np.ndarray:
+    sample_id, digest = str(part.sample_ids[row]), part.sha256[row].tobytes().hex()
+    path = paths.get(sample_id)
     try:
         content = path.read_bytes() if path is not None else b""
-        if sha256_hex(content) != digest.hex():
+        if sha256_hex(content) != digest:
             raise InvalidInput(
                 f"image {sample_id} is not the one that was embedded: expected digest "
-                f"{digest.hex()[:12]}, found {sha256_hex(content)[:12]}",
+                f"{digest[:12]}, found {sha256_hex(content)[:12]}",
                 next_step="embed the dataset again, then verify",
             )
         return decode_image(content, size=recipe.size, interpolation=recipe.interpolation)

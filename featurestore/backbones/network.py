@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,15 @@ from featurestore.backbones.preprocessing import preprocess
 from featurestore.backbones.sources import read_weights
 from featurestore.backbones.table import BackboneSpec
 from featurestore.backbones.weights import WeightsSource, weights_digest
-from featurestore.errors import InvalidInput
+from featurestore.errors import InvalidInput, UnstorableFeatures
 from featurestore.recipe import Pooling, Precision, StoredDtype
 
 CPU_BATCH = 32
 GPU_BATCH = 256
 
-Forward = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+# Features and which rows are finite, perhaps still being computed: NumPy waits for them.
+_Launched = tuple[Any, Any]
+Forward = Callable[[np.ndarray], _Launched]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,16 +59,6 @@ class NetworkSettings:
     precision: Precision = "float32"
     dtype: StoredDtype = "float16"
     batch_size: int | None = None
-
-
-class UnstorableFeatures(InvalidInput):
-    """Features that the stored type cannot hold; `rows` are their positions in the batch."""
-
-    def __init__(
-        self, message: str, *, next_step: str | None = None, rows: tuple[int, ...] = ()
-    ) -> None:
-        super().__init__(message, next_step=next_step)
-        self.rows = rows
 
 
 class Network:
@@ -128,24 +120,70 @@ class Network:
         InvalidInput
             The images have another shape or type, or one image does not fit in memory.
         """
+        self._check(batch)
+        features = np.empty((len(batch), *self.feature_shape), self.dtype)
+        start = 0
+        while start < len(batch):
+            images = batch[start : start + self.batch_size]
+            try:
+                rows = self._finish(self._launch(images), len(images), first=start)
+            except tf.errors.ResourceExhaustedError as error:
+                self._halve(error)
+                continue
+            features[start : start + len(images)] = rows
+            start += len(images)
+        return features
+
+    def embed_stream(self, batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield the features of each batch, as `embed` gives them, in order.
+
+        A GPU computes one batch while the next is drawn and copied to it: its results are asked
+        for only when the next pass has been launched.
+        """
+        waiting: tuple[np.ndarray, _Launched | None] | None = None
+        for batch in batches:
+            self._check(batch)
+            launched = self._try_launch(batch)
+            if waiting is not None:
+                yield self._collect(*waiting)
+            waiting = (batch, launched)
+        if waiting is not None:
+            yield self._collect(*waiting)
+
+    def _check(self, batch: np.ndarray) -> None:
         expected = (*self.size, 3)
         if batch.dtype != np.uint8 or batch.shape[1:] != expected:
             raise InvalidInput(
                 f"batch for {self.spec.name}: expected uint8 (n, {', '.join(map(str, expected))}), "
                 f"found {batch.dtype} {batch.shape}"
             )
-        features = np.empty((len(batch), *self.feature_shape), self.dtype)
-        start = 0
-        while start < len(batch):
-            images = batch[start : start + self.batch_size]
-            rows, finite = self._pass(_padded(images, self.batch_size))
-            if rows is None:
-                self._halve()
-                continue
-            self._refuse_unstorable(finite[: len(images)], first=start)
-            features[start : start + len(images)] = rows[: len(images)]
-            start += len(images)
-        return features
+
+    def _try_launch(self, batch: np.ndarray) -> _Launched | None:
+        if len(batch) > self.batch_size:
+            return None
+        try:
+            return self._launch(batch)
+        except tf.errors.ResourceExhaustedError:
+            return None
+
+    def _collect(self, batch: np.ndarray, launched: _Launched | None) -> np.ndarray:
+        """Return a launched batch's features; what did not fit in memory is computed piecewise."""
+        if launched is not None:
+            try:
+                return self._finish(launched, len(batch))
+            except tf.errors.ResourceExhaustedError:
+                pass
+        return self.embed(batch)
+
+    def _launch(self, images: np.ndarray) -> _Launched:
+        if self._forward is None:
+            self._forward = self.compile(self.batch_size)
+        return self._forward(_padded(images, self.batch_size))
+
+    def _finish(self, launched: _Launched, rows: int, *, first: int = 0) -> np.ndarray:
+        stored, finite = (np.asarray(output)[:rows] for output in launched)
+        self._refuse_unstorable(finite, first=first)
+        return stored
 
     def compile(self, batch_size: int) -> Forward:
         """Return the forward pass for exactly `batch_size` images: features, and which are finite.
@@ -167,28 +205,21 @@ class Network:
             rest = list(range(1, len(stored.shape)))
             return stored, tf.reduce_all(tf.math.is_finite(stored), axis=rest)
 
-        def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            stored, finite = forward(tf.constant(images))
-            return stored.numpy(), finite.numpy()
+        traced = forward.get_concrete_function()
 
-        return run
+        def launch(images: np.ndarray) -> _Launched:
+            stored, finite = traced(tf.constant(images))
+            return stored, finite
 
-    def _pass(self, images: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
-        """Run one forward pass; None in place of features when it did not fit in memory."""
-        if self._forward is None:
-            self._forward = self.compile(self.batch_size)
-        try:
-            return self._forward(images)
-        except tf.errors.ResourceExhaustedError as error:
-            if self.batch_size == 1:
-                raise InvalidInput(
-                    f"{self.spec.name} at {self.size[0]}x{self.size[1]} in {self.precision}: one "
-                    f"image does not fit in the memory of {self.device}",
-                    next_step="choose a smaller --size or backbone, or --precision bfloat16",
-                ) from error
-            return None, np.empty(0, bool)
+        return launch
 
-    def _halve(self) -> None:
+    def _halve(self, error: Exception) -> None:
+        if self.batch_size == 1:
+            raise InvalidInput(
+                f"{self.spec.name} at {self.size[0]}x{self.size[1]} in {self.precision}: one "
+                f"image does not fit in the memory of {self.device}",
+                next_step="choose a smaller --size or backbone, or --precision bfloat16",
+            ) from error
         self.batch_size = max(1, self.batch_size // 2)
         self._forward = None
 

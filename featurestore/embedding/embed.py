@@ -110,10 +110,10 @@ class _Counted:
     def batch_size(self) -> int:
         return self._network.batch_size
 
-    def embed(self, batch: np.ndarray) -> np.ndarray:
-        features = self._network.embed(batch)
-        self._progress.advanced(len(batch), 0)
-        return features
+    def embed_stream(self, batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        for features in self._network.embed_stream(batches):
+            self._progress.advanced(len(features), 0)
+            yield features
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -57,8 +57,12 @@ class EmbedsBatches(Protocol):
     def batch_size(self) -> int:
         """Most images that one call takes."""
 
-    def embed(self, batch: np.ndarray) -> np.ndarray:
-        """Turn (n, H, W, 3) uint8 RGB, n at most `batch_size`, into (n, *feature_shape)."""
+    def embed_stream(self, batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """Turn each (n, H, W, 3) uint8 RGB, n at most `batch_size`, into (n, *feature_shape).
+
+        Features come in the order of the batches; the next batch may be drawn before the features
+        of the last are given, so that a device computes while images are read.
+        """
 
 
 class StagesShards(Protocol):

@@ -6,6 +6,7 @@ window of decoded images is bounded, so memory does not grow with the number of 
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from featurestore.digests import sha256_hex
+from featurestore.errors import InvalidInput, UnstorableFeatures
 from featurestore.executors.contract import (
     DecodeSettings,
     EmbedsBatches,
@@ -30,6 +32,27 @@ _TASK_IMAGES = 8
 
 class _Changed(Exception):  # noqa: N818 -- a value carried past a thread, not an error to raise
     pass
+
+
+@dataclasses.dataclass
+class _UnitWork:
+    """A unit under way: what was read of it, and the features that have come."""
+
+    unit: Unit
+    kept: list[int] = dataclasses.field(default_factory=list)
+    pieces: list[np.ndarray] = dataclasses.field(default_factory=list)
+    quarantined: dict[str, str] = dataclasses.field(default_factory=dict)
+    changed: dict[str, str] = dataclasses.field(default_factory=dict)
+    batches: int = 0
+    read_to_end: bool = False
+
+    @property
+    def waits(self) -> bool:
+        return len(self.pieces) < self.batches
+
+    @property
+    def done(self) -> bool:
+        return self.read_to_end and not self.waits
 
 
 _Decoded = np.ndarray | UnreadableImage | _Changed
@@ -53,15 +76,18 @@ class LocalExecutor:
         readers = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
         stager = ThreadPoolExecutor(1, thread_name_prefix="stage")
         staged: deque[Future[UnitOutcome]] = deque()
+        works: deque[_UnitWork] = deque()
         try:
             decoded = self._decode_ahead(units, readers, decode, window=2 * network.batch_size)
-            for unit in units:
-                images = itertools.islice(decoded, len(unit))
-                digests, features, outcome = _embed_unit(unit, images, network, decode.size)
-                staged.append(stager.submit(_stage, staging, digests, features, outcome))
+            batches = _batches(units, decoded, works, network, decode.size)
+            for features in _naming_images(network.embed_stream(batches), works):
+                next(work for work in works if work.waits).pieces.append(features)
+                while works and works[0].done:
+                    staged.append(stager.submit(_stage, staging, works.popleft()))
                 # At most one shard is being written while the next is computed.
                 while len(staged) > 1:
                     yield staged.popleft().result()
+            staged.extend(stager.submit(_stage, staging, work) for work in works)
             while staged:
                 yield staged.popleft().result()
         finally:
@@ -116,36 +142,53 @@ def _decode_one(path: Path, expected: str, settings: DecodeSettings) -> _Decoded
         return error
 
 
-def _embed_unit(
-    unit: Unit, images: Iterator[_Decoded], network: EmbedsBatches, size: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray, UnitOutcome]:
-    batch = np.empty((network.batch_size, *size, 3), np.uint8)
-    filled = 0
-    kept: list[int] = []
-    pieces: list[np.ndarray] = []
-    quarantined: dict[str, str] = {}
-    changed: dict[str, str] = {}
-    for row, image in enumerate(images):
-        if isinstance(image, UnreadableImage):
-            quarantined[unit.digests[row].tobytes().hex()] = image.reason
-        elif isinstance(image, _Changed):
-            changed[unit.sample_ids[row]] = str(image)
-        else:
-            batch[filled] = image
-            filled += 1
-            kept.append(row)
-        if filled == len(batch):
-            pieces.append(network.embed(batch))
-            filled = 0
-    if filled:
-        pieces.append(network.embed(batch[:filled]))
-    features = np.concatenate(pieces) if pieces else np.empty((0,), np.float16)
-    return unit.digests[kept], features, UnitOutcome(len(kept), quarantined, changed)
+def _naming_images(stream: Iterator[np.ndarray], works: deque[_UnitWork]) -> Iterator[np.ndarray]:
+    """Pass features on; say which image it was where the network only knows a row of a batch."""
+    try:
+        yield from stream
+    except UnstorableFeatures as error:
+        work = next(work for work in works if work.waits)
+        at = sum(len(piece) for piece in work.pieces) + error.rows[0]
+        raise InvalidInput(
+            f"image {work.unit.sample_ids[work.kept[at]]}: {error.message}",
+            next_step=error.next_step,
+        ) from error
 
 
-def _stage(
-    staging: StagesShards, digests: np.ndarray, features: np.ndarray, outcome: UnitOutcome
-) -> UnitOutcome:
-    if len(digests) or outcome.quarantined:
-        staging.put(digests=digests, features=features, quarantined=outcome.quarantined)
-    return outcome
+def _batches(
+    units: Sequence[Unit],
+    decoded: Iterator[_Decoded],
+    works: deque[_UnitWork],
+    network: EmbedsBatches,
+    size: tuple[int, int],
+) -> Iterator[np.ndarray]:
+    """Yield the images of each unit in batches, and note in `works` whose features to expect."""
+    for unit in units:
+        work = _UnitWork(unit)
+        works.append(work)
+        # A batch that was given away may still be on its way to the device: each has its own array.
+        batch = np.empty((network.batch_size, *size, 3), np.uint8)
+        filled = 0
+        for row, image in enumerate(itertools.islice(decoded, len(unit))):
+            if isinstance(image, UnreadableImage):
+                work.quarantined[unit.digests[row].tobytes().hex()] = image.reason
+            elif isinstance(image, _Changed):
+                work.changed[unit.sample_ids[row]] = str(image)
+            else:
+                batch[filled] = image
+                filled += 1
+                work.kept.append(row)
+            work.read_to_end = row + 1 == len(unit)
+            if filled == len(batch) or (filled and work.read_to_end):
+                work.batches += 1
+                yield batch[:filled]
+                batch, filled = np.empty((network.batch_size, *size, 3), np.uint8), 0
+
+
+def _stage(staging: StagesShards, work: _UnitWork) -> UnitOutcome:
+    if work.kept or work.quarantined:
+        features = np.concatenate(work.pieces) if work.pieces else np.empty((0, 1), np.float16)
+        staging.put(
+            digests=work.unit.digests[work.kept], features=features, quarantined=work.quarantined
+        )
+    return UnitOutcome(len(work.kept), work.quarantined, work.changed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -155,6 +155,16 @@ class TinyNetwork:
         self.images = 0
         self._pause_s = pause_s
         self._before = before
+
+    def embed_stream(self, batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield the features of each batch; like a GPU's, one batch behind what was drawn."""
+        waiting: np.ndarray | None = None
+        for batch in batches:
+            if waiting is not None:
+                yield self.embed(waiting)
+            waiting = batch
+        if waiting is not None:
+            yield self.embed(waiting)
 
     def embed(self, batch: np.ndarray) -> np.ndarray:
         """Return block means (n, 4, 4, 3) in [0, 255] of (n, 16, 16, 3) uint8 images."""
