@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 from featurestore.stores import durable
 
 
 class Hdf5Sink(io.RawIOBase):
-    """A new file for HDF5's driver for Python file objects.
+    """A new raw file as HDF5's driver for Python file objects takes it.
 
     HDF5 meets a full disk anywhere, also while it closes, and then leaks the file, raises what
     does not say why, or crashes at exit. So the first failure is kept in `failure`, HDF5 is told
     that all is well, and nothing more is written; whoever called HDF5 then raises `failure`.
-
-    Raises
-    ------
-    OSError
-        The file exists or cannot be created.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, stream: io.FileIO) -> None:
         super().__init__()
-        self._stream = path.open("x+b", buffering=0)
+        self._stream = stream
         self.failure: BaseException | None = None
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:

@@ -51,7 +51,7 @@ class Hdf5Writer:
             for name, value in version.stamp(layout.attributes).items()
         }
         hdf5_format.dataset_properties(compression)  # a missing filter shows before the file does
-        self._sink = Hdf5Sink(path)
+        self._sink = Hdf5Sink(path.open("x+b", buffering=0))
         try:
             self._file = _create_file(self._sink)
             self._groups = {name: _create_group(self._file, name) for name in self._ledgers}
