@@ -37,6 +37,13 @@ def _head_option(head: str, *names: str, type: click.ParamType, help: str) -> An
 @_head_option("dense", "--epochs", type=click.IntRange(1), help="passes over the rows.")
 @_head_option("dense", "--batch-size", type=click.IntRange(1), help="rows of one step.")
 @_head_option("dense", "--learning-rate", type=click.FLOAT, help="step size of RMSprop.")
+@click.option(
+    "--raw",
+    "scaled",
+    flag_value=False,
+    default=None,
+    help="dense: do not divide the features by their root mean square.",
+)
 @_head_option(
     "logistic",
     "--C",

@@ -19,7 +19,7 @@ from featurestore.training.runs import Run
 from featurestore.training.train import train
 
 _SIDE = 32
-# The reference's 2e-5 suits features up to several hundred; a random network's are smaller.
+# The reference's 2e-5 suits its 8,192 columns; with 512 it has not moved far after 30 epochs.
 _LEARNING_RATE = 1e-3
 _SETTINGS = EmbedSettings(backbone="vgg16", size=(48, 48), name="digits")
 

@@ -26,7 +26,7 @@ _NO_ROW = -1
 
 
 class DenseHead:
-    """Flatten, Dense(units, relu), dropout where asked for, then one sigmoid or K softmax outputs.
+    """Flatten, scale, Dense(units, relu), dropout where asked for, then one sigmoid or K softmax.
 
     Computes in float32 whatever the features are stored in. `history_` holds the training loss and
     accuracy as Keras reports them, averaged over the epoch while the weights move, and the
@@ -58,7 +58,13 @@ class DenseHead:
         """
         settings = self.settings
         seeds = np.random.SeedSequence(seed).generate_state(4)
-        model = _build(settings, train.feature_shape, n_classes, [int(s) for s in seeds[:3]])
+        model = _build(
+            settings,
+            train.feature_shape,
+            n_classes,
+            seeds=[int(seed) for seed in seeds[:3]],
+            scale=1.0 / _root_mean_square(train) if settings.scaled else 1.0,
+        )
         optimizer = keras.optimizers.RMSprop(settings.learning_rate)
         shuffles = np.random.default_rng(seeds[3])
         train_epoch = _training_epoch(model, optimizer, train)
@@ -124,7 +130,8 @@ class DenseHead:
                 f"{path} is not a Keras model that safe mode can read: {error}",
                 next_step="train the head again",
             ) from error
-        if _plan(model) != _plan(_build(self.settings, feature_shape, n_classes, [0, 0, 0])):
+        expected = _build(self.settings, feature_shape, n_classes, seeds=[0, 0, 0], scale=1.0)
+        if _plan(model) != _plan(expected):
             raise IntegrityError(
                 f"{path}: expected a dense head of {feature_shape} -> {self.settings.units} units "
                 f"-> {n_classes} classes, found {_plan(model)}",
@@ -138,8 +145,22 @@ class DenseHead:
         return {"tensorflow": tf.__version__, "keras": keras.__version__}
 
 
+def _root_mean_square(rows: Rows) -> float:
+    total = 0.0
+    for start in range(0, len(rows), _BLOCK_ROWS):
+        block = rows.read(start, min(start + _BLOCK_ROWS, len(rows))).astype(np.float32)
+        total += float(np.vdot(block, block))
+    mean = total / (len(rows) * np.prod(rows.feature_shape))
+    return float(np.sqrt(mean)) or 1.0  # all zeros stay zeros
+
+
 def _build(
-    settings: DenseSettings, feature_shape: tuple[int, ...], n_classes: int, seeds: list[int]
+    settings: DenseSettings,
+    feature_shape: tuple[int, ...],
+    n_classes: int,
+    *,
+    seeds: list[int],
+    scale: float,
 ) -> Any:
     # Layers are named: Keras's automatic names count up in a global of the process. Their type is
     # stated: a mixed precision policy set for a backbone must not reach the head.
@@ -152,6 +173,11 @@ def _build(
     layers = [
         keras.layers.Input(feature_shape, name="features", dtype="float32"),
         keras.layers.Flatten(name="flatten", dtype="float32"),
+        *(
+            [keras.layers.Rescaling(scale, name="scale", dtype="float32")]
+            if settings.scaled
+            else []
+        ),
         dense("hidden", settings.units, "relu", seeds[0]),
     ]
     if settings.dropout:

@@ -39,11 +39,12 @@ def weights(head):
 def test_defaults_are_the_reference_network():
     # 2,097,665 trainable parameters: the reference's Flatten, Dense(256), Dense(1) on (4, 4, 512).
     settings = DenseSettings()
-    model = dense._build(settings, (4, 4, 512), 2, [1, 2, 3])
+    model = dense._build(settings, (4, 4, 512), 2, seeds=[1, 2, 3], scale=0.5)
     assert model.count_params() == 2_097_665
-    assert [layer.activation.__name__ for layer in model.layers[1:]] == ["relu", "sigmoid"]
+    assert [layer.activation.__name__ for layer in model.layers[2:]] == ["relu", "sigmoid"]
+    assert (model.layers[1].name, model.layers[1].scale) == ("scale", 0.5)
     assert (settings.epochs, settings.batch_size, settings.learning_rate) == (30, 20, 2e-5)
-    many = dense._build(settings, (512,), 7, [1, 2, 3])
+    many = dense._build(settings, (512,), 7, seeds=[1, 2, 3], scale=1.0)
     assert many.output_shape == (None, 7)
     assert many.layers[-1].activation.__name__ == "softmax"
 
@@ -58,7 +59,13 @@ def test_compiled_step_is_keras_own(n_classes):
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
     seeds = np.random.SeedSequence(4).generate_state(4)
-    model = dense._build(DenseSettings(**FIELDS), (2, 2, 8), n_classes, [int(s) for s in seeds[:3]])
+    model = dense._build(
+        DenseSettings(**FIELDS),
+        (2, 2, 8),
+        n_classes,
+        seeds=[int(seed) for seed in seeds[:3]],
+        scale=1.0 / np.sqrt(np.mean(train.features.astype("float64") ** 2)),
+    )
     loss = "binary_crossentropy" if n_classes == 2 else "sparse_categorical_crossentropy"
     model.compile(keras.optimizers.RMSprop(FIELDS["learning_rate"]), loss)
     shuffles = np.random.default_rng(seeds[3])
@@ -84,6 +91,14 @@ def test_every_row_is_trained_on_once_an_epoch():
     changed[order[-1]] = 200 - changed[order[-1]]
     heads = [fit(rows, epochs=1) for rows in (train, MemoryRows(changed, train.labels))]
     assert not np.array_equal(weights(heads[0])[0], weights(heads[1])[0])
+
+
+def test_scaling_makes_the_scale_of_features_irrelevant():
+    larger = MemoryRows(TRAIN.features.astype("float32") * 512, TRAIN.labels)
+    same, other = fit(larger), fit(larger, scaled=False)
+    base = fit(MemoryRows(TRAIN.features.astype("float32"), TRAIN.labels))
+    np.testing.assert_allclose(weights(same)[0], weights(base)[0], atol=1e-5)
+    assert not np.allclose(weights(other)[0], weights(base)[0], atol=1e-2)
 
 
 def test_batch_larger_than_the_split():
