@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import h5py
 import numpy as np
-from h5py import h5f, h5fd, h5g, h5p
+from h5py import h5, h5f, h5fd, h5g, h5p
 from numpy.typing import NDArray
 
 from featurestore.errors import IntegrityError
@@ -175,6 +175,13 @@ def _create_group(file: h5py.File, name: str) -> h5py.Group:
     return h5py.Group(h5g.create(file.id, name.encode(), gcpl=creation))
 
 
+def _names_in_order(file: h5py.File) -> list[str]:
+    # Iterating a file gives the order of writing only in newer releases of h5py.
+    names: list[bytes] = []
+    file.id.links.iterate(names.append, idx_type=h5.INDEX_CRT_ORDER)
+    return [name.decode() for name in names]
+
+
 class Hdf5Split:
     """Rows of one split of an HDF5 store; see `SplitReader`."""
 
@@ -299,7 +306,10 @@ class Hdf5Reader:
             )
             version.refuse_newer(self._attributes, path=path)
             self._splits = self._damage_as_error(
-                lambda: {name: Hdf5Split(path, name, group) for name, group in self._file.items()}
+                lambda: {
+                    name: Hdf5Split(path, name, self._file[name])
+                    for name in _names_in_order(self._file)
+                }
             )
         except BaseException:
             self._file.close()
