@@ -72,7 +72,7 @@ def read_keras_file(path: Path, expected: Sequence[ExpectedLayer]) -> list[Layer
     try:
         with opened as file:
             return _values(path, file, expected)
-    except (OSError, RuntimeError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (OSError, RuntimeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
         # What h5py raises for damaged structures, besides plain I/O errors.
         raise _corrupt(path, str(error)) from error
 

@@ -68,7 +68,11 @@ def read_onnx(path: Path, expected: Sequence[ExpectedLayer]) -> list[LayerValues
     NotFound
         The file is gone.
     """
-    nodes = list(_weighted_nodes(path, _load(path).graph))
+    try:
+        nodes = list(_weighted_nodes(path, _load(path).graph))
+    except (TypeError, ValueError, LookupError) as error:
+        # Damaged names come as bytes, damaged nodes without outputs; protobuf lets both through.
+        raise _corrupt(path, f"its graph is damaged: {error}") from error
     as_written = _match(nodes, expected)
     numbered = _match([node.without_numbers() for node in nodes], expected)
     match = as_written if len(as_written.missing) <= len(numbered.missing) else numbered

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featurestore.backbones.random_weights import random_values
+from featurestore.backbones.read_apart import read_apart
 from featurestore.backbones.table import BackboneSpec
 from featurestore.backbones.weights import ExpectedLayer, LayerValues, WeightsSource
 
@@ -39,10 +40,4 @@ def read_weights(
 
         values, path = imagenet_weights(spec, expected, top=top)
         return LoadedWeights(values, path)
-    if source.path.name.lower().endswith(".onnx"):
-        from featurestore.backbones.onnx_weights import read_onnx
-
-        return LoadedWeights(read_onnx(source.path, expected), source.path)
-    from featurestore.backbones.keras_files import read_keras_file
-
-    return LoadedWeights(read_keras_file(source.path, expected), source.path)
+    return LoadedWeights(read_apart(source.path, expected), source.path)
