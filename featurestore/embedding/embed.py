@@ -191,6 +191,7 @@ class _Embedding:
         )
         plan = plan_embedding(manifest, available=Rows(sources).digests, quarantined=known)
         self._strict(plan.quarantined)
+        self._refuse_other_dataset(work, plan)
         if self.settings.dry_run:
             return self._dry(work, plan)
         computed, seconds = 0, 0.0
@@ -291,6 +292,20 @@ class _Embedding:
             raise InvalidInput(
                 f"image {first.sample_id}: {first.reason}",
                 next_step="repair or remove the file, or leave --strict out to list such files",
+            )
+
+    def _refuse_other_dataset(self, work: _Work, plan: Plan) -> None:
+        """Keep two datasets whose folders have the same name from becoming versions of one."""
+        named = [record for record in work.records if record.name == work.name]
+        if plan.reused or not named:
+            return
+        newest = max(named, key=lambda record: record.sequence)
+        source = Path(str(newest.provenance["source"]))
+        if source != self.dataset.resolve() and source.exists():
+            raise Conflict(
+                f"{work.name} holds another dataset: expected {source}, found "
+                f"{self.dataset.resolve()}, which shares no image with it",
+                next_step="give this one a name of its own with --name NAME",
             )
 
     def _committed(

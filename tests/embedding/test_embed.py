@@ -139,6 +139,26 @@ def test_rows_are_reused_across_datasets_of_one_recipe(embed, photos, tmp_path):
     assert (result.computed, result.feature_set.partition("/")[0]) == (0, "other")
 
 
+def test_two_folders_of_one_name_are_not_taken_for_one_dataset(embed, tmp_path):
+    first = embed()
+    stranger = tmp_path / "elsewhere" / "photos"
+    write_image_folder(stranger, seed=1)
+    with pytest.raises(fs.Conflict, match="shares no image"):
+        embed(folder=stranger)
+    assert embed(folder=stranger, name="strangers").computed == 32
+    assert Catalogue(embed.cache).find("photos").fingerprint == first.fingerprint
+
+
+def test_a_dataset_that_moved_is_the_same_dataset(embed, photos, tmp_path):
+    embed()
+    moved = tmp_path / "elsewhere" / "photos"
+    moved.parent.mkdir()
+    photos.rename(moved)
+    (moved / "test/cats/new.jpg").write_bytes(encode(photograph(0, index=905)))
+    result = embed(folder=moved)
+    assert (result.computed, result.reused) == (1, 32)
+
+
 def test_changed_weights_are_another_feature_set(embed):
     first = embed()
     second = embed(weights="two")
