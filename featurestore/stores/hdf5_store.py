@@ -13,7 +13,7 @@ import numpy as np
 from h5py import h5, h5f, h5fd, h5g, h5p
 from numpy.typing import NDArray
 
-from featurestore.errors import IntegrityError
+from featurestore.errors import Conflict, IntegrityError
 from featurestore.stores import durable, hdf5_format, version
 from featurestore.stores.contract import FEATURE_DTYPES, StorageReport, StoreLayout, Texts
 from featurestore.stores.hdf5_sink import Hdf5Sink
@@ -296,8 +296,12 @@ class Hdf5Reader:
         with path.open("rb"):
             pass  # what the operating system refuses is its own error, not damage
         try:
-            # Stores never change, and a lock would need a file system that can lock.
-            self._file = h5py.File(path, "r", locking=False)
+            self._file = h5py.File(path, "r")
+        except BlockingIOError as error:
+            raise Conflict(
+                f"store {path} is open for writing elsewhere, which no store may be",
+                next_step="end the program that has it open, then: fs verify",
+            ) from error
         except _DAMAGE as error:
             raise version.unreadable(path, str(error)) from error
         try:

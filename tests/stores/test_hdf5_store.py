@@ -2,12 +2,15 @@
 
 import builtins
 import json
+import subprocess
+import sys
+from subprocess import PIPE
 
 import h5py
 import numpy as np
 import pytest
 
-from featurestore.errors import IntegrityError, MissingDependency, NotFound
+from featurestore.errors import Conflict, IntegrityError, MissingDependency, NotFound
 from featurestore.stores import create_store, hdf5_format, open_store
 from featurestore.stores.hdf5_store import Hdf5Writer
 from featurestore.testing.store_rows import (
@@ -159,3 +162,27 @@ def test_zstd_without_its_package_says_what_to_install(tmp_path, splits, monkeyp
     with pytest.raises(MissingDependency, match=r"featurestore\[hdf5-zstd\]"):
         create_store("hdf5", path, layout_of(splits), compression="zstd")
     assert not path.exists()
+
+
+def test_store_and_plain_h5py_have_the_file_open_at_once(store, splits):
+    """HDF5 lets a process open a file twice only with the same locking both times."""
+    with h5py.File(store) as plain:
+        reader = open_store(store)
+        assert plain["train/labels"].shape == (70,)
+    with h5py.File(store) as plain:
+        assert plain["train/features"][0].tobytes() == splits["train"].features[0].tobytes()
+    reader.close()
+
+
+def test_store_open_for_writing_is_a_conflict(store):
+    """Another program that appends to a store is the reader's to stop."""
+    program = (
+        "import h5py, sys; file = h5py.File(sys.argv[1], 'r+'); print('open', flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, store], stdin=PIPE, stdout=PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "open\n"
+        with pytest.raises(Conflict, match="open for writing"):
+            open_store(store)
+        other.communicate("\n")
