@@ -70,7 +70,8 @@ def train(
     given = {option: value for option, value in options.items() if value is not None}
     foreign = [option for option in given if option not in setting_names(head)]
     if foreign:
-        shown = ", ".join("--" + option.replace("_", "-") for option in foreign)
+        flags = {flag.name: flag.opts[0] for flag in train.params}
+        shown = ", ".join(flags[option] for option in foreign)
         raise click.UsageError(f"{shown}: not an option of --head {head}")
     settings = build_settings(head, given)
     with (

@@ -62,9 +62,11 @@ def test_table_for_people(cache, capsys):
 
 
 def test_option_of_another_head_is_a_usage_error(cache, capsys):
-    assert run([*LOGISTIC, "--batch-size", "5", "--dropout", "0.1"]) == 2
+    assert run([*LOGISTIC, "--batch-size", "5", "--dropout", "0.1", "--raw"]) == 2
     out, err = capsys.readouterr()
-    assert "--batch-size, --dropout: not an option of --head logistic" in " ".join(err.split())
+    assert "--batch-size, --dropout, --raw: not an option of --head logistic" in " ".join(
+        err.split()
+    )
     assert out == ""
     assert list_runs(cache) == []
 
