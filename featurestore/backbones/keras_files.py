@@ -7,6 +7,7 @@ safe mode, and leaves nothing that could call a function. Imports h5py, not Kera
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import tempfile
@@ -30,7 +31,7 @@ _CONFIG_BYTES = 64 << 20
 _EXPANSION = 20
 _PIECE_BYTES = 1 << 20
 _NUMBERED = re.compile(r"_\d+$")
-_KERAS_MODULES = ("keras", "builtins", "tensorflow.keras", "tf_keras")
+_KERAS_MODULES = ("keras", "builtins")
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def read_keras_file(path: Path, expected: Sequence[ExpectedLayer]) -> list[Layer
 
 
 def _values(path: Path, file: h5py.File, expected: Sequence[ExpectedLayer]) -> list[LayerValues]:
-    legacy = _legacy_group(file)
+    legacy = _legacy_group(path, file)
     entries = list(_entries(path, file)) if legacy is None else list(_legacy_entries(path, legacy))
     found = _match_by_name(entries, expected)
     if any(entry is None for entry in found):
@@ -191,9 +192,9 @@ def _entries(path: Path, group: h5py.Group, prefix: str = "") -> Iterator[_Entry
             yield from _entries(path, child, key)
 
 
-def _legacy_group(file: h5py.File) -> h5py.Group | None:
+def _legacy_group(path: Path, file: h5py.File) -> h5py.Group | None:
     """Return the group of a Keras 1 or 2 file that lists its layers, None for a Keras 3 file."""
-    for group in (file, file.get("model_weights")):
+    for group in (file, _descend(path, file, "model_weights")):
         if isinstance(group, h5py.Group) and _attribute(group, "layer_names") is not None:
             return group
     return None
@@ -224,10 +225,9 @@ def _legacy_entries(path: Path, group: h5py.Group) -> Iterator[_Entry]:
 def _attribute(group: h5py.Group, name: str) -> list[str] | None:
     """Return a list of texts kept in an attribute, or in several numbered ones when it is long."""
     pieces = [name] if name in group.attrs else []
-    while not pieces or f"{name}{len(pieces)}" in group.attrs:
-        if name in pieces or f"{name}{len(pieces)}" not in group.attrs:
-            break
-        pieces.append(f"{name}{len(pieces)}")
+    if not pieces:
+        numbered = (f"{name}{number}" for number in itertools.count())
+        pieces = list(itertools.takewhile(lambda piece: piece in group.attrs, numbered))
     if not pieces:
         return None
     return [str(_text(one)) for piece in pieces for one in np.ravel(group.attrs[piece])]
@@ -347,7 +347,7 @@ def _refuse_node(path: Path, node: dict[str, Any]) -> None:
     kind, module = node.get("class_name"), node.get("module")
     if kind in ("__lambda__", "Lambda"):
         raise _hostile(path, "its model has a Lambda layer, which carries Python code")
-    foreign = isinstance(module, str) and module.split(".")[0] not in ("keras", "builtins")
+    foreign = isinstance(module, str) and module.split(".")[0] not in _KERAS_MODULES
     if isinstance(kind, str) and "config" in node and foreign:
         raise _hostile(path, f"its model names {kind} of module {module}, which is custom code")
 

@@ -24,7 +24,7 @@ from featurestore.backbones.weights import ExpectedLayer, ExpectedWeight, LayerV
 from featurestore.errors import FeatureStoreError, InvalidInput, NotFound
 
 # Reading takes a moment; a child that is still at it then hangs. Generous for slow network disks.
-TIMEOUT_S = 60.0
+TIMEOUT_S = 30.0
 _BYTES_PER_S = 5e6
 
 _CHILD = (
@@ -44,7 +44,7 @@ def read_apart(
     Parameters
     ----------
     timeout_s
-        After which the file is given up on; None is a minute and what 5 MB/s take.
+        After which the file is given up on; None is half a minute and what 5 MB/s take.
 
     Raises
     ------

@@ -368,6 +368,26 @@ def test_hdf5_that_reaches_elsewhere_is_refused(tmp_path, kind):
         read(linked(kind, tmp_path))
 
 
+def test_a_legacy_model_that_reaches_elsewhere_is_refused(tmp_path):
+    with h5py.File(tmp_path / "outside.h5", "w") as file:
+        file.create_group("weights").attrs["layer_names"] = [b"dense"]
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["model_weights"] = h5py.ExternalLink(str(tmp_path / "outside.h5"), "weights")
+    with pytest.raises(InvalidInput, match="link to"):
+        read(tmp_path / "a.h5")
+
+
+def test_a_legacy_list_in_pieces_is_read(tmp_path):
+    """Keras splits a list of names that is too long for one HDF5 attribute."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.attrs["layer_names0"], file.attrs["layer_names1"] = [b"input"], [b"dense"]
+        file.create_group("input").attrs["weight_names"] = np.empty(0, "f4")
+        group = file.create_group("dense")
+        group.attrs["weight_names"] = [b"dense_W:0", b"dense_b:0"]
+        group["dense_W:0"], group["dense_b:0"] = KERNEL, BIAS
+    np.testing.assert_array_equal(read(tmp_path / "a.h5")[0][0], KERNEL)
+
+
 @pytest.mark.parametrize("values", [np.zeros((2, 3), "i4"), np.full((2, 3), b"x")])
 def test_arrays_that_are_no_numbers_are_refused(tmp_path, values):
     write_h5(tmp_path / "a.weights.h5", kernel=values)
