@@ -137,6 +137,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=640, help="a multiple of 64")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=32, help="of the bare network")
+    parser.add_argument("--json", type=Path, help="write the medians here, for plot.py")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "photographs"
@@ -158,6 +159,9 @@ def main() -> None:
         each = np.array(rates["b"]) / np.array(rates[other])
         ratio = np.median(rates["b"]) / np.median(rates[other])
         print(f"(b)/({other}) {ratio:.2f}, by round {each.min():.2f} to {each.max():.2f}")
+    if arguments.json is not None:
+        medians = {key: float(np.median(rate)) for key, rate in rates.items()}
+        arguments.json.write_text(json.dumps({"median": medians, "images": len(paths)}))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What bfloat16 compute and float16 storage change: cosines of features and accuracy of heads.
 
-Embeds the photographs twice (float32 computed and stored; bfloat16 computed, float16 stored), casts
-the first to float16 for the third case, and trains both heads on each. Run from the project's root:
+Embeds the photographs three times (float32 computed and stored; float32 computed, float16 stored;
+bfloat16 computed, float16 stored) and trains both heads on each. Run from the project's root:
 
     python benchmarks/precision.py PHOTOGRAPHS WEIGHTS CACHE
 """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from featurestore.catalogue import RUNS, Catalogue, Record, lock_path
@@ -10,6 +12,10 @@ from featurestore.embedding.commit import INCOMPLETE, remove_store, store_files
 from featurestore.locks import is_held
 from featurestore.stores import SUFFIXES, durable
 from featurestore.training.runs import list_runs
+
+
+# Writing a run takes less than a second and no lock: what has lain for an hour is nobody's.
+_ABANDONED_S = 3600
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +28,9 @@ class Garbage:
     kept: str | None = None
 
 
-def find_garbage(cache: Path, *, staging: bool = False) -> list[Garbage]:
+def find_garbage(
+    cache: Path, *, staging: bool = False, clock: Callable[[], float] = time.time
+) -> list[Garbage]:
     """List what `remove_garbage` would remove, and superseded versions that it keeps.
 
     A superseded version stays while a run was trained on it. The staging of an unfinished
@@ -45,6 +53,11 @@ def find_garbage(cache: Path, *, staging: bool = False) -> list[Garbage]:
         if record.path not in current
     ]
     found += _stray_stores(cache, {record.store for record in records})
+    found += [
+        Garbage(path, "run that was never finished", _size(path))
+        for path in sorted((cache / RUNS).glob(f"{durable.TEMPORARY_PREFIX}*"))
+        if clock() - path.stat().st_mtime > _ABANDONED_S
+    ]
     if staging:
         found += _staging(cache)
     return found
