@@ -206,7 +206,7 @@ _ROWS = (
         "NASNetLarge",
         _NASNET,
         size=331,
-        layer="activation_262",
+        layer="activation_259",
         files=("nasnet_large", "_no_top"),
     ),
     *(
