@@ -190,24 +190,25 @@ class Hdf5Split:
         self._name = name
         self._group = group
         self._features = group["features"]
-        self._rows = self._features.shape[0]
+        self._rows = int(self._features.shape[0])
+        self._feature_shape = tuple(self._features.shape[1:])
+        self._dtype: np.dtype[np.generic] = self._features.dtype.newbyteorder("=")
         self._check()
 
     @property
     def rows(self) -> int:
         """Rows in the split."""
-        return int(self._rows)
+        return self._rows
 
     @property
     def feature_shape(self) -> tuple[int, ...]:
         """Axes of one row."""
-        return tuple(self._features.shape[1:])
+        return self._feature_shape
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
         """Type of the stored features."""
-        dtype: np.dtype[np.generic] = self._features.dtype.newbyteorder("=")
-        return dtype
+        return self._dtype
 
     @property
     def chunk_rows(self) -> int:
@@ -218,6 +219,7 @@ class Hdf5Split:
         """Return features of rows `start` to `stop`."""
         if not 0 <= start <= stop <= self.rows:
             raise ValueError(f"rows {start} to {stop} are not within the {self.rows} of the split")
+        self._require_open()
         out = np.empty((stop - start, *self.feature_shape), self.dtype)
         if stop > start:
             try:
@@ -266,7 +268,13 @@ class Hdf5Split:
         if rows and hdf5_format.ZSTD_FILTER in hdf5_format.filters(features):
             hdf5_format.require_zstd()
 
+    def _require_open(self) -> None:
+        # h5py's own error for this could not be told from damage.
+        if not self._features:
+            raise ValueError(f"store {self._store} was closed; open it again to read")
+
     def _read(self, name: str, access: Callable[[h5py.Dataset], Any]) -> Any:
+        self._require_open()
         try:
             return access(self._group[name])
         except _DAMAGE as error:

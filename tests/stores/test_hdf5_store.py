@@ -186,3 +186,12 @@ def test_store_open_for_writing_is_a_conflict(store):
         with pytest.raises(Conflict, match="open for writing"):
             open_store(store)
         other.communicate("\n")
+
+
+def test_closed_store_is_not_damage(store):
+    reader = open_store(store)
+    split = reader.split("train")
+    reader.close()
+    for read in (lambda: split.read(0, 1), split.labels, split.sample_ids):
+        with pytest.raises(ValueError, match="closed"):
+            read()
