@@ -46,7 +46,9 @@ def summary(
     Every name in the column "layer" can be given to `fs embed --layer`.
     """
     from featurestore.backbones.quiet import quiet_startup
+    from featurestore.backbones.table import get_spec
 
+    get_spec(backbone)  # a misspelt name is told before TensorFlow takes its seconds to load
     with quiet_startup():
         from featurestore.backbones.summary import SummaryOptions, summarize
     described = summarize(
