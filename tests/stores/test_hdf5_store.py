@@ -4,6 +4,7 @@ import builtins
 import json
 import subprocess
 import sys
+import time
 from subprocess import PIPE
 
 import h5py
@@ -195,3 +196,11 @@ def test_closed_store_is_not_damage(store):
     for read in (lambda: split.read(0, 1), split.labels, split.sample_ids):
         with pytest.raises(ValueError, match="closed"):
             read()
+
+
+def test_bytes_do_not_depend_on_the_time(tmp_path, splits):
+    """HDF5 would put the second of creation into each group."""
+    one = write(tmp_path / "one.h5", splits)
+    time.sleep(1.1)
+    other = write(tmp_path / "other.h5", splits)
+    assert one.read_bytes() == other.read_bytes()
