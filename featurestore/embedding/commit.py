@@ -19,6 +19,7 @@ from featurestore.stores import SUFFIXES, create_store, durable, open_store
 from featurestore.stores.contract import SplitLayout, StoreLayout, StoreWriter
 
 INCOMPLETE = ".incomplete-"
+_WRITE_ROWS = 256  # several chunks in one call, which a store may compress in parallel
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,7 +155,8 @@ def _write(commit: Commit, rows: Rows, path: Path, shape: tuple[int, ...]) -> di
 
 def _write_split(writer: StoreWriter, split: str, part: ManifestSplit, rows: Rows) -> str:
     content = hashlib.sha256()
-    count, step = len(part.sample_ids), writer.block_rows(split)
+    count, block = len(part.sample_ids), writer.block_rows(split)
+    step = block * max(1, _WRITE_ROWS // block)
     for start in range(0, count, step):
         try:
             features = rows.gather(part.sha256[start : start + step])
