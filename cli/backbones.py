@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from featurestore_cli.embed import SizeType
-from featurestore_cli.options import json_option
+from featurestore_cli.options import SizeType, json_option
 from featurestore_cli.output import print_fields, print_json, print_table
 
 if TYPE_CHECKING:

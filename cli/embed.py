@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,27 +10,12 @@ import click
 
 from featurestore.embedding.embed import embed as embed_dataset
 from featurestore.embedding.settings import EmbedResult, EmbedSettings
-from featurestore_cli.options import cache_option, json_option
+from featurestore_cli.options import SizeType, cache_option, json_option
 from featurestore_cli.output import print_fields, print_json, say
 from featurestore_cli.progress import progress_for
 
 SKIPPED = 1
 _SHOWN = 20
-
-
-class SizeType(click.ParamType):
-    """`150` or `HEIGHTxWIDTH`, in pixels."""
-
-    name = "pixels"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        """Return (height, width)."""
-        match = re.fullmatch(r"(\d+)(?:x(\d+))?", str(value))
-        if not match:
-            self.fail(f"expected 150 or 150x200 (height x width), found {value!r}", param, ctx)
-        return int(match[1]), int(match[2] or match[1])
 
 
 @click.command()

@@ -32,7 +32,10 @@ def print_table(
         )
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
-    console.print(table, crop=False)
+    with console.capture() as capture:
+        console.print(table, crop=False)
+    for line in capture.get().splitlines():
+        click.echo(line.rstrip())
 
 
 def print_fields(fields: Sequence[tuple[str, object]]) -> None:

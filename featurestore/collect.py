@@ -13,7 +13,6 @@ from featurestore.locks import is_held
 from featurestore.stores import SUFFIXES, durable
 from featurestore.training.runs import list_runs
 
-
 # Writing a run takes less than a second and no lock: what has lain for an hour is nobody's.
 _ABANDONED_S = 3600
 

@@ -17,8 +17,8 @@ from featurestore.errors import FeatureStoreError
 from featurestore.locks import is_held
 
 PACKAGES = (
-    "featurestore", "tensorflow", "keras", "numpy", "pillow", "zarr", "h5py", "scikit-learn",
-    "skops", "pyarrow", "onnx", "hdf5plugin",
+    "featurestore", "tensorflow", "keras", "numpy", "pillow", "numcodecs", "zarr", "h5py",
+    "scikit-learn", "skops", "pyarrow", "onnx", "hdf5plugin",
 )  # fmt: skip
 
 

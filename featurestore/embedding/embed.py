@@ -374,7 +374,7 @@ class _Embedding:
         }
 
 
-_VERSIONED = ("featurestore", "tensorflow", "keras", "numpy", "pillow", "zarr", "h5py")
+_VERSIONED = ("featurestore", "tensorflow", "keras", "numpy", "pillow", "numcodecs", "h5py")
 
 
 def _unread(record: Record) -> tuple[Quarantined, ...]:
