@@ -33,7 +33,7 @@ def bars(
     for side in ("top", "right", "bottom"):
         axes.spines[side].set_visible(False)
     axes.spines["left"].set_color(MUTED)
-    axes.tick_params(length=0, labelbottom=False)
+    axes.tick_params(which="both", length=0, labelbottom=False)
 
 
 def main() -> None:
@@ -58,7 +58,8 @@ def main() -> None:
     for name, value in seconds.items():
         head = reuse["accuracy"].get(name.removeprefix("train "))
         note = f", test accuracy {head['test']:.3f}" if head else ""
-        texts.append(f"{value:.1f} s{note}")
+        percent = 100 * value / seconds["embed"]
+        texts.append(f"{percent:.{0 if percent >= 10 else 1}f} %{note}")
     labels = {"embed": "embed, first time"}
     bars(
         right,
@@ -69,7 +70,11 @@ def main() -> None:
     )
     right.set_xscale("log")
     right.set_xlim(0.1, max(seconds.values()) * 6)
-    right.set_title("4,000 photographs, whole commands\n(log scale)", loc="left", size=10)
+    right.set_title(
+        "4,000 photographs, time of whole commands\nin % of the first embedding (log scale)",
+        loc="left",
+        size=10,
+    )
     figure.savefig(arguments.output, metadata={"Date": None}, facecolor="white")
 
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from featurestore.digests import fingerprint
 from featurestore.errors import Conflict, IntegrityError, InvalidInput, NotFound
 from featurestore.recipe import Recipe
+from featurestore.state import CACHE_MARKER
 from featurestore.stores import SUFFIXES, durable
 from featurestore.stores.contract import FORMAT_VERSION
 
-MARKER = ".featurestore.json"
 RUNS = "runs"
 UPGRADE = "upgrade featurestore: pip install -U featurestore"
 _PREFIX_LENGTH = 4
@@ -205,7 +205,7 @@ class Catalogue:
         Conflict
             The cache's marker names a newer format.
         """
-        marker = self.root / MARKER
+        marker = self.root / CACHE_MARKER
         try:
             version = json.loads(marker.read_bytes())["format_version"]
         except FileNotFoundError:
@@ -232,7 +232,7 @@ class Catalogue:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             self.check_version()
-            marker = self.root / MARKER
+            marker = self.root / CACHE_MARKER
             if not marker.exists():
                 durable.replace_file(
                     marker, json.dumps({"format_version": FORMAT_VERSION}).encode()

@@ -24,6 +24,7 @@ from typing import TypeVar
 from featurestore.errors import Conflict
 
 SCHEMA_VERSION = 1
+CACHE_MARKER = ".featurestore.json"  # the file by which a folder is known as a cache root
 RACY_S = 2  # the coarsest time stamp in use: FAT's
 _ATTEMPTS = 3
 _TIMEOUT_S = 30.0

@@ -1,7 +1,7 @@
 """Folders of class folders, with or without folders of splits above them.
 
 Within a class folder, files are found at any depth. Names that begin with a dot and the litter of
-desktops are passed over; every other file is a sample, whatever its name ends with. Links are
+desktops are passed over, and so is a cache; every other file is a sample, whatever its name ends with. Links are
 followed; a link to a folder that contains it is not.
 """
 
@@ -25,6 +25,7 @@ from featurestore.datasets.entries import (
 )
 from featurestore.datasets.splitting import SplitFractions, assign_splits
 from featurestore.errors import InvalidInput
+from featurestore.state import CACHE_MARKER
 
 _LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir", "icon\r"})
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -199,7 +200,9 @@ def _subfolders(folder: Path, root: Path) -> list[str]:
         if _passed_over(item.name):
             continue
         if _kind(item) == "folder":
-            folders.append(item.name)
+            # `fs embed .` puts its cache beside the splits.
+            if not os.path.exists(os.path.join(item.path, CACHE_MARKER)):
+                folders.append(item.name)
         elif item.name.lower().endswith(_IMAGE_SUFFIXES):
             images.append(printable(item.name))
     if images:

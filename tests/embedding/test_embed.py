@@ -139,6 +139,13 @@ def test_rows_are_reused_across_datasets_of_one_recipe(embed, photos, tmp_path):
     assert (result.computed, result.feature_set.partition("/")[0]) == (0, "other")
 
 
+def test_a_cache_inside_the_dataset_is_no_part_of_it(photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    for expected in (32, 0):
+        result = fs.embed(".", fs.EmbedSettings(), cache="cache", choose=TinyChoice)
+        assert (result.computed, result.feature_set.partition("/")[0]) == (expected, "photos")
+
+
 def test_two_folders_of_one_name_are_not_taken_for_one_dataset(embed, tmp_path):
     first = embed()
     stranger = tmp_path / "elsewhere" / "photos"
