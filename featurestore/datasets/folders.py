@@ -1,8 +1,8 @@
 """Folders of class folders, with or without folders of splits above them.
 
 Within a class folder, files are found at any depth. Names that begin with a dot and the litter of
-desktops are passed over, and so is a cache; every other file is a sample, whatever its name ends with. Links are
-followed; a link to a folder that contains it is not.
+desktops are passed over, and so is a cache beside the folders; every other file is a sample,
+whatever its name ends with. Links are followed; a link to a folder that contains it is not.
 """
 
 from __future__ import annotations
