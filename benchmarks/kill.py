@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("photographs", type=Path)
     parser.add_argument("weights", type=Path)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--longest", type=float, help="seconds; default: the undisturbed run's / 5")
+    parser.add_argument("--longest", type=float, help="seconds; default: the undisturbed run's / 6")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     draw = random.Random(arguments.seed)
@@ -58,7 +58,7 @@ def main() -> None:
             check=True, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         whole = time.monotonic() - begun
-        longest = arguments.longest or whole / 5
+        longest = arguments.longest or whole / 6
         print(f"undisturbed: {whole:.0f} s; kills within {longest:.0f} s of each start", flush=True)
         killed = 0
         while True:
