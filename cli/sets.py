@@ -198,7 +198,7 @@ def gc(cache: Path, *, staging: bool, dry_run: bool, as_json: bool) -> None:
 
     garbage = find_garbage(cache, staging=staging)
     going = [item for item in garbage if item.kept is None]
-    freed = sum(item.size_bytes for item in going) if dry_run else remove_garbage(garbage)
+    freed = sum(item.size_bytes for item in going) if dry_run else remove_garbage(cache, garbage)
     if as_json:
         print_json(
             {

@@ -15,15 +15,24 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from featurestore.digests import fingerprint
-from featurestore.errors import Conflict, IntegrityError, InvalidInput, NotFound
+from featurestore.errors import (
+    Conflict,
+    FeatureStoreError,
+    IntegrityError,
+    InvalidInput,
+    NotFound,
+)
 from featurestore.recipe import Recipe
 from featurestore.state import CACHE_MARKER
 from featurestore.stores import SUFFIXES, durable
 from featurestore.stores.contract import FORMAT_VERSION
 
 RUNS = "runs"
+STAGING = ".staging"
+LOCKS = ".locks"
 UPGRADE = "upgrade featurestore: pip install -U featurestore"
 _PREFIX_LENGTH = 4
+_LONGEST_NAME_BYTES = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +115,7 @@ class Record:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise IntegrityError(
                 f"{path} is not a feature set record: {error!r}",
-                next_step=f"remove {path} and embed the dataset again (staged rows are kept)",
+                next_step=f"remove {path} and embed the dataset again",
             ) from error
         if not isinstance(version, int) or version > FORMAT_VERSION:
             raise Conflict(
@@ -157,12 +166,12 @@ def record_path(store: Path) -> Path:
 
 def lock_path(cache: Path, name: str) -> Path:
     """Return the sidecar on which the writer of a feature set holds its lock."""
-    return cache / ".locks" / f"{name.replace('/', '--')}.lock"
+    return cache / LOCKS / f"{name.replace('/', '--')}.lock"
 
 
 def staging_path(cache: Path, name: str, recipe: Recipe) -> Path:
     """Return where the shards of an unfinished embedding of `name` lie."""
-    return cache / ".staging" / f"{name.partition('/')[0]}--{recipe.fingerprint[:16]}"
+    return cache / STAGING / f"{name.partition('/')[0]}--{recipe.fingerprint[:16]}"
 
 
 def checksums_path(store: Path) -> Path:
@@ -179,16 +188,23 @@ def dataset_name(text: str) -> str:
     Raises
     ------
     InvalidInput
-        Nothing is left, or the name is one that the cache keeps for itself.
+        Nothing is left, it is longer than 100 bytes of UTF-8 (files are named after it), or the
+        name is one that the cache keeps for itself.
     """
     name = re.sub(r'[\s/\\<>:"|?*\x00-\x1f\x7f]+', "_", unicodedata.normalize("NFC", text))
     name = name.strip("._ ")
-    if not name or name == RUNS:
+    size = len(name.encode("utf-8", "surrogateescape"))
+    if not name or name == RUNS or size > _LONGEST_NAME_BYTES or not _is_unicode(name):
         raise InvalidInput(
-            f"dataset name {text!r}: expected a name other than {RUNS!r} with at least one letter",
+            f"dataset name {text!r}: expected 1 to {_LONGEST_NAME_BYTES} bytes of UTF-8 and not "
+            f"{RUNS!r}",
             next_step="give one with --name NAME",
         )
     return name
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 class Catalogue:
@@ -246,10 +262,28 @@ class Catalogue:
             ) from error
 
     def records(self) -> list[Record]:
-        """Return the records of every committed feature set, by name, newest version first."""
+        """Return the records of every committed feature set, by name, newest version first.
+
+        One that cannot be read does not hide the others: `problems` says what is wrong with it.
+        """
+        return self._read()[0]
+
+    def problems(self) -> list[FeatureStoreError]:
+        """Return why some records cannot be read: damage, or a newer version's."""
+        return self._read()[1]
+
+    def _read(self) -> tuple[list[Record], list[FeatureStoreError]]:
         self.check_version()
-        records = [Record.read(path) for path in self._record_paths()]
-        return sorted(records, key=lambda record: (record.name, -record.sequence))
+        records: list[Record] = []
+        problems: list[FeatureStoreError] = []
+        for path in self._record_paths():
+            try:
+                records.append(Record.read(path))
+            except FileNotFoundError:
+                continue  # removed by another process since the folder was listed
+            except (Conflict, IntegrityError) as error:
+                problems.append(error)
+        return sorted(records, key=lambda record: (record.name, -record.sequence)), problems
 
     def _record_paths(self) -> Iterator[Path]:
         endings = tuple(f"{suffix}.json" for suffix in SUFFIXES.values())
@@ -283,8 +317,11 @@ class Catalogue:
             Nothing matches.
         InvalidInput
             More than one thing matches.
+        Conflict, IntegrityError
+            Nothing matches, and a record cannot be read: perhaps the one that is meant.
         """
-        records = self.records()
+        records, problems = self._read()
+        wanted = unicodedata.normalize("NFC", wanted)
         names = sorted({record.name for record in records})
         if wanted in names:
             matching = [wanted]
@@ -310,6 +347,8 @@ class Catalogue:
                 f"{wanted!r} is the start of {len(prints)} fingerprints: {_listed(prints)}",
                 next_step="type more of it",
             )
+        if problems:
+            raise problems[0]
         held = f"it holds {_listed(names)}" if names else "it holds no feature set yet"
         raise NotFound(
             f"no feature set {wanted!r} in cache {self.root}: {held}",

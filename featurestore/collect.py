@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
-from featurestore.catalogue import RUNS, Catalogue, Record, lock_path
+from featurestore.catalogue import (
+    LOCKS,
+    RUNS,
+    STAGING,
+    Catalogue,
+    Record,
+    lock_path,
+    record_path,
+)
 from featurestore.embedding.commit import INCOMPLETE, remove_store, store_files
-from featurestore.locks import is_held
+from featurestore.errors import Conflict
+from featurestore.locks import hold, is_held
 from featurestore.stores import SUFFIXES, durable
 from featurestore.training.runs import list_runs
 
@@ -19,12 +30,16 @@ _ABANDONED_S = 3600
 
 @dataclasses.dataclass(frozen=True)
 class Garbage:
-    """One thing to remove, why, and its size; or, with `kept` set, why it stays."""
+    """One thing to remove, why, and its size; or, with `kept` set, why it stays.
+
+    `lock` is that of the set it belonged to: whoever removes it holds that.
+    """
 
     path: Path
     reason: str
     size_bytes: int
     kept: str | None = None
+    lock: Path | None = None
 
 
 def find_garbage(
@@ -47,11 +62,12 @@ def find_garbage(
             f"superseded version of {record.name}",
             record.stored_bytes,
             kept=_keeper(record, used, busy),
+            lock=lock_path(cache, record.name),
         )
         for record in records
         if record.path not in current
     ]
-    found += _stray_stores(cache, {record.store for record in records})
+    found += _leftovers(cache)
     found += [
         Garbage(path, "run that was never finished", _size(path))
         for path in sorted((cache / RUNS).glob(f"{durable.TEMPORARY_PREFIX}*"))
@@ -62,18 +78,44 @@ def find_garbage(
     return found
 
 
-def remove_garbage(garbage: list[Garbage]) -> int:
-    """Remove what is not kept and return the bytes freed. A record goes before its store."""
+def remove_garbage(cache: Path, garbage: list[Garbage]) -> int:
+    """Remove what is not kept and return the bytes freed. A record goes before its store.
+
+    Each thing is looked at again under its set's lock: what has become needed since it was listed
+    stays, and so does what another process has begun to write.
+    """
     freed = 0
     for item in garbage:
         if item.kept is not None:
             continue
-        if item.path.name.endswith(tuple(SUFFIXES.values())):
-            remove_store(item.path)
-        else:
-            durable.remove(item.path)
-        freed += item.size_bytes
+        with ExitStack() as stack:
+            if item.lock is not None:
+                try:
+                    stack.enter_context(hold(item.lock, subject=str(item.path)))
+                except Conflict:
+                    continue
+            if item.path.name.endswith(tuple(SUFFIXES.values())):
+                if not _still_garbage(cache, item.path):
+                    continue
+                remove_store(item.path)
+            elif item.path.parent.name != STAGING or not _busy(cache):
+                durable.remove(item.path)
+            else:
+                continue
+            freed += item.size_bytes
     return freed
+
+
+def _still_garbage(cache: Path, store: Path) -> bool:
+    if not record_path(store).exists():
+        return True
+    catalogue = Catalogue(cache)
+    current = {record.store for record in catalogue.current()}
+    used = _used_by_runs(cache)
+    return any(
+        record.store == store and store not in current and record.fingerprint not in used
+        for record in catalogue.records()
+    )
 
 
 def _keeper(record: Record, used: dict[str, str], busy: set[str]) -> str | None:
@@ -88,30 +130,34 @@ def _used_by_runs(cache: Path) -> dict[str, str]:
     return {run.features.fingerprint: run.id for run in list_runs(cache)}
 
 
-def _stray_stores(cache: Path, stores: set[Path]) -> list[Garbage]:
+def _leftovers(cache: Path) -> list[Garbage]:
+    """Find what killed commits left: stores without a record, and files without a store."""
     found = []
     for folder in sorted(cache.iterdir()) if cache.is_dir() else []:
         if folder.name.startswith(".") or folder.name == RUNS or not folder.is_dir():
             continue
         for path in sorted(folder.iterdir()):
-            if not path.name.endswith(tuple(SUFFIXES.values())) or path in stores:
+            if path.name.endswith(tuple(SUFFIXES.values())):
+                store, torn = path, not record_path(path).exists()
+            elif path.name.startswith(durable.TEMPORARY_PREFIX):
+                store, torn = path, True
+            else:
+                store = path.with_suffix("")
+                torn = path.suffix == ".sha256" and not store.exists()
+            if not torn:
                 continue
-            name = path.name.removeprefix(INCOMPLETE).rpartition("-")[0]
-            held = is_held(lock_path(cache, f"{folder.name}/{name}"))
+            name = re.sub(r"^\.tmp-\d+-[0-9a-f]+-", "", store.name).removeprefix(INCOMPLETE)
+            lock = lock_path(cache, f"{folder.name}/{name.rpartition('-')[0]}")
+            kept = "it is being written" if is_held(lock) else None
             found.append(
-                Garbage(
-                    path,
-                    "store that was never committed",
-                    _size(path),
-                    kept="it is being written" if held else None,
-                )
+                Garbage(path, "store that was never committed", _size(path), kept=kept, lock=lock)
             )
     return found
 
 
 def _staging(cache: Path) -> list[Garbage]:
-    folders = sorted((cache / ".staging").glob("*"))
-    busy = any(is_held(path) for path in (cache / ".locks").glob("*.lock"))
+    folders = sorted((cache / STAGING).glob("*"))
+    busy = _busy(cache)
     return [
         Garbage(
             path,
@@ -121,6 +167,10 @@ def _staging(cache: Path) -> list[Garbage]:
         )
         for path in folders
     ]
+
+
+def _busy(cache: Path) -> bool:
+    return any(is_held(path) for path in (cache / LOCKS).glob("*.lock"))
 
 
 def _size(path: Path) -> int:

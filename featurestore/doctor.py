@@ -11,7 +11,7 @@ from pathlib import Path
 
 from featurestore.backbones.precision import native_bfloat16_cpu, resolve_precision
 from featurestore.backbones.quiet import quiet_startup
-from featurestore.catalogue import Catalogue
+from featurestore.catalogue import LOCKS, Catalogue
 from featurestore.collect import find_garbage
 from featurestore.errors import FeatureStoreError
 from featurestore.locks import is_held
@@ -70,6 +70,7 @@ def cache_health(
     except FeatureStoreError as error:
         problems.append(str(error))
         return health
+    problems.extend(str(problem) for problem in Catalogue(cache).problems())
     for record in records:
         if not record.store.exists():
             problems.append(f"{record.name}: its store {record.store} is missing; embed it again")
@@ -78,7 +79,7 @@ def cache_health(
         "stored_bytes": sum(record.stored_bytes for record in records),
         "collectable_bytes": sum(item.size_bytes for item in garbage if item.kept is None),
         "being_written": [
-            path.stem for path in sorted((cache / ".locks").glob("*.lock")) if is_held(path)
+            path.stem for path in sorted((cache / LOCKS).glob("*.lock")) if is_held(path)
         ],
     }
     return health

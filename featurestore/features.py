@@ -194,7 +194,7 @@ class FeatureSet:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Names of the splits that have rows, or had before quarantine."""
+        """Names of the splits that have rows."""
         return tuple(self.record.rows)
 
     def __contains__(self, split: object) -> bool:

@@ -18,6 +18,8 @@ from filelock import FileLock, Timeout
 
 from featurestore.errors import Conflict
 
+_PATIENCE_S = 0.5
+
 
 @contextmanager
 def hold(path: Path, *, subject: str, wait: bool = False, since: str = "") -> Iterator[None]:
@@ -32,7 +34,8 @@ def hold(path: Path, *, subject: str, wait: bool = False, since: str = "") -> It
     lock = FileLock(str(path))
     holder = path.with_suffix(".holder")
     try:
-        lock.acquire(timeout=-1 if wait else 0)
+        # Not zero: `is_held` takes a lock for an instant to ask about it.
+        lock.acquire(timeout=-1 if wait else _PATIENCE_S)
     except Timeout as error:
         raise Conflict(
             f"{subject} is being written by {_holder(holder)}",
@@ -57,7 +60,10 @@ def hold(path: Path, *, subject: str, wait: bool = False, since: str = "") -> It
 
 
 def is_held(path: Path) -> bool:
-    """Tell whether a living process holds the lock at `path`."""
+    """Tell whether a living process holds the lock at `path`.
+
+    In a cache that cannot be written to, none does.
+    """
     if not path.exists():
         return False
     lock = FileLock(str(path))
@@ -65,6 +71,8 @@ def is_held(path: Path) -> bool:
         lock.acquire(timeout=0)
     except Timeout:
         return True
+    except OSError:
+        return False
     lock.release()
     return False
 

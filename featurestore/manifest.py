@@ -141,3 +141,21 @@ class Manifest:
                 for name, split in self.splits.items()
             }
         )
+
+    def only_classes_with_rows(self) -> Manifest:
+        """Return the same rows with the classes that have any, labels renumbered to them.
+
+        What a label means then follows from the rows, as the fingerprint does.
+        """
+        used = np.unique(np.concatenate([split.labels for split in self.splits.values()]))
+        if len(used) == len(self.class_names):
+            return self
+        number = np.zeros(len(self.class_names), np.int64)
+        number[used] = np.arange(len(used))
+        return Manifest(
+            tuple(self.class_names[label] for label in used.tolist()),
+            {
+                name: dataclasses.replace(split, labels=number[split.labels])
+                for name, split in self.splits.items()
+            },
+        )

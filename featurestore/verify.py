@@ -106,7 +106,7 @@ def _verify_rows(record: Record) -> int:
                 sha256=split.sha256,
                 paths=(Path(),) * len(split),
             )
-            found = content_digest(split.read, len(split))
+            found = content_digest(split.read, split.shape)
             if found != record.content_sha256[name]:
                 raise IntegrityError(
                     f"{record.store}, split {name}: expected features "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from featurestore.stores import SUFFIXES, create_store, durable, open_store
 from featurestore.stores.contract import SplitLayout, StoreLayout, StoreWriter
 
 INCOMPLETE = ".incomplete-"
+_READ_VALUES = 16 * 1024**2  # 32 MiB of float16
 _WRITE_ROWS = 256  # several chunks in one call, which a store may compress in parallel
 
 
@@ -59,6 +61,8 @@ def commit_set(commit: Commit, rows: Rows, *, root: Path) -> Record:
     ------
     IntegrityError
         What was read back is not what was written, or a row has no features.
+    Conflict
+        A record of a newer version stands where this one would.
     OSError
         The disk is full or cannot be written.
     """
@@ -67,13 +71,21 @@ def commit_set(commit: Commit, rows: Rows, *, root: Path) -> Record:
     )
     final.parent.mkdir(parents=True, exist_ok=True)
     durable.sync_directory(root)
+    committed = _already_committed(commit, final)
+    if committed is not None:
+        return relist(
+            committed,
+            source_fingerprint=commit.source_fingerprint,
+            quarantine=commit.quarantine,
+            sequence=commit.sequence,
+        )
     building = final.with_name(INCOMPLETE + final.name)
     remove_store(building)
     shape = rows.feature_shape()
     written = _write(commit, rows, building, shape)
     _verify(building, commit.manifest, written)
     checksums = checksum_lines(building, final.name)
-    remove_store(final)  # without a record, or the same set again: either way not yet to be seen
+    remove_store(final)  # of a commit that never ended, or whose store has been lost
     durable.replace(building, final)
     durable.replace_file(checksums_path(final), checksums)
     record = Record(
@@ -97,6 +109,36 @@ def commit_set(commit: Commit, rows: Rows, *, root: Path) -> Record:
     )
     durable.replace_file(record.path, record.to_json())
     return record
+
+
+def _already_committed(commit: Commit, final: Path) -> Record | None:
+    """Return the record of this very feature set, where its store is there."""
+    try:
+        record = Record.read(record_path(final))
+    except FileNotFoundError:
+        return None
+    same = record.fingerprint == commit.fingerprint and record.class_names == (
+        commit.manifest.class_names
+    )
+    return record if same and final.exists() else None
+
+
+def relist(
+    record: Record,
+    *,
+    source_fingerprint: str,
+    quarantine: tuple[Quarantined, ...],
+    sequence: int,
+) -> Record:
+    """Make a committed set current again, for a dataset that has the same readable images.
+
+    Only its record changes: the features, and what is said about their origin, stay.
+    """
+    listed = dataclasses.replace(
+        record, source_fingerprint=source_fingerprint, quarantine=quarantine, sequence=sequence
+    )
+    durable.replace_file(listed.path, listed.to_json())
+    return listed
 
 
 def remove_store(store: Path) -> None:
@@ -181,7 +223,8 @@ def _verify(path: Path, manifest: Manifest, written: Mapping[str, str]) -> None:
                 and np.array_equal(stored.labels(), part.labels)
                 and np.array_equal(stored.sha256(), part.sha256)
                 and list(stored.sample_ids()) == list(part.sample_ids)
-                and content_digest(stored.read, stored.rows) == written[split]
+                and content_digest(stored.read, (stored.rows, *stored.feature_shape))
+                == written[split]
             )
             if not same:
                 raise IntegrityError(
@@ -192,12 +235,10 @@ def _verify(path: Path, manifest: Manifest, written: Mapping[str, str]) -> None:
         reader.close()
 
 
-def content_digest(
-    read: Callable[[int, int], np.ndarray], rows: int, *, block_rows: int = 1024
-) -> str:
+def content_digest(read: Callable[[int, int], np.ndarray], shape: tuple[int, ...]) -> str:
     """Return the SHA-256 of a split's features in row order, little-endian as stored.
 
-    `read` is that of a split: it gives rows start to stop.
+    `read` is that of a split of `shape` (N, *feature_shape): it gives rows start to stop.
 
     Raises
     ------
@@ -205,6 +246,8 @@ def content_digest(
         A chunk fails its checksum.
     """
     content = hashlib.sha256()
+    rows, values = shape[0], math.prod(shape[1:])
+    block_rows = max(64, min(1024, _READ_VALUES // values))
     for start in range(0, rows, block_rows):
         content.update(np.ascontiguousarray(read(start, min(start + block_rows, rows))).data)
     return content.hexdigest()

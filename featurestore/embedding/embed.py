@@ -5,12 +5,10 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
-import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +24,11 @@ from featurestore.catalogue import (
 )
 from featurestore.datasets import ScanOptions, build_manifest, scan_dataset
 from featurestore.embedding.backbone import BackboneChoice, ChoosesBackbone
-from featurestore.embedding.commit import Commit, commit_set
-from featurestore.embedding.plan import Plan, plan_embedding
-from featurestore.embedding.rows import Rows, existing_rows
+from featurestore.embedding.commit import Commit, commit_set, relist
+from featurestore.embedding.plan import Plan, digest_keys, plan_embedding
+from featurestore.embedding.provenance import computed_on, printable_path
+from featurestore.embedding.quarantine import first_reasons, quarantined_samples
+from featurestore.embedding.rows import CommittedRows, Rows, StagedRows, existing_rows
 from featurestore.embedding.settings import EmbedResult, EmbedSettings, Progress, Silent
 from featurestore.errors import Conflict, InvalidInput
 from featurestore.executors.contract import DecodeSettings, EmbedsBatches
@@ -37,11 +37,9 @@ from featurestore.locks import hold
 from featurestore.manifest import Manifest
 from featurestore.recipe import Recipe
 from featurestore.state import StateFile
-from featurestore.stores import durable
 from featurestore.stores.staging import Staging
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_SHOWN = 5
 
 
 def embed(
@@ -135,24 +133,17 @@ class _Embedding:
         dataset = dataset_name(settings.name or self._given_name())
         options = ScanOptions(split=settings.split, seed=settings.seed)
         scan = scan_dataset(self.dataset, options=options)
-        if not settings.dry_run or self.cache.exists():
-            catalogue.create()
-        else:
+        _check_compression(settings)
+        if settings.dry_run:
             catalogue.check_version()
+        else:
+            catalogue.create()
         with ExitStack() as stack:
             state = stack.enter_context(self._state())
-            self.progress.phase(f"reading {self.dataset}")
-            built = build_manifest(scan, state=state, workers=self._workers)
-            manifest = built.manifest
-            lost = tuple(
-                Quarantined(entry.sample_id, entry.sha256, entry.reason)
-                for entry in built.unreadable
-            )
-            self._strict(lost)
-            records = catalogue.records()
-            recipe = choice.recipe(state, dataset=dataset, records=records)
+            recipe = choice.recipe(state, dataset=dataset, records=catalogue.records())
             name = f"{dataset}/{recipe.name}"
             if not settings.dry_run:
+                self.progress.phase(f"waiting for the lock of {name}")
                 stack.enter_context(
                     hold(
                         lock_path(self.cache, name),
@@ -161,20 +152,29 @@ class _Embedding:
                         since=self._now(),
                     )
                 )
-                records = catalogue.records()
-            committed = self._committed(records, name, manifest, recipe)
-            if committed is not None and _unread(committed) == lost:
-                return self._unchanged(committed)
+                # Whoever held it may have taken hours: what the dataset is counts from here.
+                scan = scan_dataset(self.dataset, options=options)
+            self.progress.phase(f"reading {self.dataset}")
+            built = build_manifest(scan, state=state, workers=self._workers)
+            lost = tuple(
+                Quarantined(entry.sample_id, entry.sha256, entry.reason)
+                for entry in built.unreadable
+            )
+            self._strict(lost)
             work = _Work(
                 name=name,
                 recipe=recipe,
-                manifest=manifest,
+                manifest=built.manifest,
                 lost=lost,
-                records=records,
+                records=catalogue.records(),
                 staging=Staging(staging_path(self.cache, name, recipe)),
             )
-            with ExitStack() as readers:
-                result = self._compute(work, choice, readers)
+            committed = self._committed(work)
+            if committed is not None:
+                result = self._unchanged(committed)
+            else:
+                with ExitStack() as readers:
+                    result = self._compute(work, choice, readers)
             if not settings.dry_run:
                 work.staging.clear()
             return result
@@ -191,7 +191,7 @@ class _Embedding:
         )
         plan = plan_embedding(manifest, available=Rows(sources).digests, quarantined=known)
         self._strict(plan.quarantined)
-        self._refuse_other_dataset(work, plan)
+        self._refuse_other_dataset(work, sources)
         if self.settings.dry_run:
             return self._dry(work, plan)
         computed, seconds = 0, 0.0
@@ -199,14 +199,15 @@ class _Embedding:
             computed, seconds = self._execute(work, plan, choice)
             sources, known = existing_rows(work.staging, work.records, work.recipe, readers=readers)
         rows = Rows(sources)
-        quarantine = work.lost + _quarantined(manifest, known)
+        quarantine = work.lost + quarantined_samples(manifest, known)
         whole = manifest.without({entry.sha256 for entry in quarantine if entry.sha256})
-        if not sum(whole.rows.values()):
+        if not whole.splits:
             raise InvalidInput(
                 f"dataset {self.dataset}: none of its {len(quarantine)} files is a readable image"
-                f"{_reasons(quarantine)}",
+                f"{first_reasons(quarantine)}",
                 next_step="check that the folder holds JPEG, PNG, WebP, BMP, GIF or TIFF images",
             )
+        whole = whole.only_classes_with_rows()
         self.progress.phase("committing")
         record = commit_set(
             Commit(
@@ -217,7 +218,13 @@ class _Embedding:
                 store_format=self.settings.store,
                 compression=self.settings.compression,
                 quarantine=quarantine,
-                provenance=self._provenance(choice),
+                provenance={
+                    "source": printable_path(self.dataset.resolve()),
+                    "weights": choice.weights_label,
+                    "split": self.settings.split,
+                    "seed": self.settings.seed if self.settings.split else None,
+                    "computed_on": computed_on(whole, sources, device=choice.device),
+                },
                 sequence=self.catalogue.next_sequence(),
                 committed_at=self._now(),
             ),
@@ -276,11 +283,12 @@ class _Embedding:
 
     @contextmanager
     def _state(self) -> Iterator[StateFile | None]:
-        """Open the memo of digests; a dry run over a cache that does not exist makes none."""
-        if not self.cache.exists():
+        """Open the memo of digests; a dry run makes none, and does without in a read-only cache."""
+        path = self.cache / ".state.sqlite"
+        if self.settings.dry_run and not (path.exists() and os.access(self.cache, os.W_OK)):
             yield None
             return
-        with StateFile(self.cache / ".state.sqlite", clock=self.clock) as state:
+        with StateFile(path, clock=self.clock) as state:
             yield state
 
     def _now(self) -> str:
@@ -294,29 +302,44 @@ class _Embedding:
                 next_step="repair or remove the file, or leave --strict out to list such files",
             )
 
-    def _refuse_other_dataset(self, work: _Work, plan: Plan) -> None:
+    def _refuse_other_dataset(
+        self, work: _Work, sources: Sequence[StagedRows | CommittedRows]
+    ) -> None:
         """Keep two datasets whose folders have the same name from becoming versions of one."""
         named = [record for record in work.records if record.name == work.name]
-        if plan.reused or not named:
+        if not named:
             return
         newest = max(named, key=lambda record: record.sequence)
         source = Path(str(newest.provenance["source"]))
-        if source != self.dataset.resolve() and source.exists():
+        if source == self.dataset.resolve() or not source.exists():
+            return
+        before = np.concatenate(
+            [np.empty((0, 32), np.uint8)]
+            + [
+                each.digests
+                for each in sources
+                if isinstance(each, CommittedRows) and each.record == newest
+            ]
+        )
+        now = np.concatenate([part.sha256 for part in work.manifest.splits.values()])
+        shared = int(np.isin(digest_keys(now), digest_keys(before)).sum())
+        if 2 * shared < min(len(now), len(before)):
             raise Conflict(
                 f"{work.name} holds another dataset: expected {source}, found "
-                f"{self.dataset.resolve()}, which shares no image with it",
+                f"{self.dataset.resolve()}, which shares {shared} of {len(now)} images with it",
                 next_step="give this one a name of its own with --name NAME",
             )
 
-    def _committed(
-        self, records: list[Record], name: str, manifest: Manifest, recipe: Recipe
-    ) -> Record | None:
-        for record in records:
+    def _committed(self, work: _Work) -> Record | None:
+        """Return the set that holds this dataset under this recipe already."""
+        for record in work.records:
+            unread = tuple(entry for entry in record.quarantine if entry.sha256 is None)
             if (
-                record.name == name
+                record.name == work.name
                 and record.store_format == self.settings.store
-                and record.source_fingerprint == manifest.fingerprint
-                and record.recipe == recipe
+                and record.source_fingerprint == work.manifest.fingerprint
+                and record.recipe == work.recipe
+                and unread == work.lost
                 and record.store.exists()
             ):
                 return record
@@ -327,8 +350,12 @@ class _Embedding:
         newest = max(r.sequence for r in self.catalogue.records() if r.name == record.name)
         if record.sequence < newest and not self.settings.dry_run:
             # The dataset is again what an older version holds: make that one current.
-            record = dataclasses.replace(record, sequence=self.catalogue.next_sequence())
-            durable.replace_file(record.path, record.to_json())
+            record = relist(
+                record,
+                source_fingerprint=record.source_fingerprint,
+                quarantine=record.quarantine,
+                sequence=self.catalogue.next_sequence(),
+            )
         return self._result(record, computed=0, seconds=0.0)
 
     def _result(self, record: Record, *, computed: int, seconds: float) -> EmbedResult:
@@ -360,51 +387,13 @@ class _Embedding:
             dry_run=True,
         )
 
-    def _provenance(self, choice: ChoosesBackbone) -> dict[str, object]:
-        return {
-            "source": str(self.dataset.resolve()),
-            "weights": choice.weights_label,
-            "split": self.settings.split,
-            "seed": self.settings.seed if self.settings.split else None,
-            "device": choice.device or "none: every row was reused",
-            "host": platform.node(),
-            "platform": platform.platform(),
-            "python": platform.python_version(),
-            "versions": {name: _version(name) for name in _VERSIONED},
-        }
 
+def _check_compression(settings: EmbedSettings) -> None:
+    """Miss a codec's package before hours of computing, not after."""
+    if settings.store == "hdf5" and settings.compression == "zstd":
+        from featurestore.stores.hdf5_format import require_zstd
 
-_VERSIONED = ("featurestore", "tensorflow", "keras", "numpy", "pillow", "numcodecs", "h5py")
-
-
-def _unread(record: Record) -> tuple[Quarantined, ...]:
-    """The samples of a committed set whose bytes could not be read at all."""
-    return tuple(entry for entry in record.quarantine if entry.sha256 is None)
-
-
-def _quarantined(manifest: Manifest, known: Mapping[str, str]) -> tuple[Quarantined, ...]:
-    refused = {bytes.fromhex(digest): reason for digest, reason in known.items()}
-    if not refused:
-        return ()
-    keys = np.array(list(refused), "S32")
-    return tuple(
-        Quarantined(part.sample_ids[row], digest.hex(), refused[digest])
-        for part in manifest.splits.values()
-        for row in np.flatnonzero(np.isin(part.sha256.view("S32").ravel(), keys)).tolist()
-        for digest in (part.sha256[row].tobytes(),)
-    )
-
-
-def _reasons(quarantine: tuple[Quarantined, ...]) -> str:
-    shown = "".join(f"\n  {entry.sample_id}: {entry.reason}" for entry in quarantine[:_SHOWN])
-    return f":{shown}" if shown else ""
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
+        require_zstd()
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import numpy as np
 
 from featurestore.catalogue import Record
 from featurestore.embedding.plan import digest_keys
+from featurestore.errors import IntegrityError, NotFound
 from featurestore.recipe import Recipe
 from featurestore.stores import open_store
 from featurestore.stores.contract import SplitReader
@@ -46,9 +47,10 @@ class StagedRows:
 
 
 class CommittedRows:
-    """The rows of one split of a committed feature set."""
+    """The rows of one split of a committed feature set, and whose they are."""
 
-    def __init__(self, split: SplitReader) -> None:
+    def __init__(self, split: SplitReader, record: Record) -> None:
+        self.record = record
         self._split = split
         self.digests = split.sha256()
         self.block_rows = max(64, split.chunk_rows)
@@ -136,22 +138,29 @@ def existing_rows(
     *,
     readers: ExitStack,
     remove_leftovers: bool = True,
-) -> tuple[list[RowSource], dict[str, str]]:
+) -> tuple[list[StagedRows | CommittedRows], dict[str, str]]:
     """Return every source of rows under the recipe, and the digests known to be unreadable.
 
-    Stores stay open until `readers` is closed. The second value maps SHA-256 (hexadecimal) to
-    reason.
+    Stores stay open until `readers` is closed; one that does not open has no rows to give. The
+    second value maps SHA-256 (hexadecimal) to reason.
     """
-    sources: list[RowSource] = []
+    sources: list[StagedRows | CommittedRows] = []
     known: dict[str, str] = {}
     for shard in staging.shards(remove_leftovers=remove_leftovers):
         sources.append(StagedRows(shard))
         known.update(shard.quarantined)
     for record in records:
-        if record.recipe != recipe or not record.store.exists():
+        if record.recipe != recipe:
             continue
-        reader = open_store(record.store)
+        try:
+            reader = open_store(record.store)
+        except (NotFound, IntegrityError):
+            continue
         readers.callback(reader.close)
-        sources.extend(CommittedRows(reader.split(split)) for split in reader.splits)
+        sources.extend(CommittedRows(reader.split(split), record) for split in reader.splits)
         known.update({e.sha256: e.reason for e in record.quarantine if e.sha256})
+    if known:
+        for source in sources:  # what one version could not read, another has read
+            for digest in source.digests:
+                known.pop(digest.tobytes().hex(), None)
     return sources, known

@@ -7,6 +7,7 @@ import pytest
 import featurestore as fs
 from featurestore.catalogue import Catalogue, lock_path
 from featurestore.collect import find_garbage, remove_garbage
+from featurestore.embedding.commit import relist
 from featurestore.locks import hold
 from featurestore.testing.embedding import TinyChoice
 from featurestore.testing.images import write_image_folder
@@ -26,7 +27,7 @@ def test_a_superseded_version_goes_and_the_current_one_stays(cache):
     current = Catalogue(cache).find("photos")
     (garbage,) = find_garbage(cache)
     assert garbage.path != current.store
-    assert remove_garbage([garbage]) == garbage.size_bytes > 0
+    assert remove_garbage(cache, [garbage]) == garbage.size_bytes > 0
     assert Catalogue(cache).records() == [current]
     assert sorted(path.name for path in current.store.parent.iterdir()) == sorted(
         current.store.name + ending for ending in ("", ".json", ".sha256")
@@ -39,8 +40,37 @@ def test_nothing_of_a_set_that_is_being_written_goes(cache):
     stray.mkdir()
     with hold(lock_path(cache, record.name), subject="test"):
         assert [item.kept for item in find_garbage(cache)] == ["it is being written"] * 2
-        assert remove_garbage(find_garbage(cache)) == 0
+        assert remove_garbage(cache, find_garbage(cache)) == 0
     assert {item.path for item in find_garbage(cache) if item.kept is None} > {stray}
+
+
+def test_what_became_needed_since_it_was_listed_stays(cache):
+    listed = find_garbage(cache)
+    old = next(r for r in Catalogue(cache).records() if r.store == listed[0].path)
+    relist(old, source_fingerprint="0" * 64, quarantine=(), sequence=99)  # made current again
+    assert remove_garbage(cache, listed) == 0
+    assert Catalogue(cache).find("photos").store == old.store
+
+
+def test_a_store_whose_record_cannot_be_read_is_not_taken_for_a_leftover(cache):
+    record = Catalogue(cache).find("photos")
+    newer = record.path.read_text().replace('"format_version": 1', '"format_version": 2')
+    record.path.write_text(newer)
+    assert record.store not in {item.path for item in find_garbage(cache)}
+
+
+def test_the_rest_of_a_killed_commit_goes(cache):
+    record = Catalogue(cache).find("photos")
+    rest = [
+        record.store.with_name(f"{record.store.name[:-13]}-01234567.zarr.sha256"),
+        record.store.with_name(f".tmp-7-0123abcd-{record.store.name}.json"),
+    ]
+    for path in rest:
+        path.write_text("x")
+    assert set(rest) <= {item.path for item in find_garbage(cache)}
+    remove_garbage(cache, find_garbage(cache))
+    assert not any(path.exists() for path in rest)
+    assert record.path.exists()
 
 
 def test_staging_goes_only_when_asked_for(cache):
@@ -48,7 +78,7 @@ def test_staging_goes_only_when_asked_for(cache):
     shard.parent.mkdir(parents=True)
     shard.write_bytes(b"x" * 10)
     assert shard.parent not in {item.path for item in find_garbage(cache)}
-    remove_garbage(find_garbage(cache, staging=True))
+    remove_garbage(cache, find_garbage(cache, staging=True))
     assert not shard.parent.exists()
 
 

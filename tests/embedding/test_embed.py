@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import featurestore as fs
-from featurestore.catalogue import Catalogue, lock_path
+from featurestore.catalogue import Catalogue, lock_path, staging_path
 from featurestore.locks import hold
 from featurestore.testing.backbones import TinyNetwork
 from featurestore.testing.embedding import TinyChoice
@@ -139,6 +139,78 @@ def test_rows_are_reused_across_datasets_of_one_recipe(embed, photos, tmp_path):
     assert (result.computed, result.feature_set.partition("/")[0]) == (0, "other")
 
 
+def test_one_shared_picture_does_not_make_two_datasets_one(embed, photos, tmp_path):
+    embed()
+    stranger = tmp_path / "elsewhere" / "photos"
+    write_image_folder(stranger, seed=1)
+    shutil.copy(photos / "train/cats/cats.0.jpg", stranger / "train/cats/shared.jpg")
+    with pytest.raises(fs.Conflict, match="shares 1 of 33 images"):
+        embed(folder=stranger)
+
+
+def test_a_deleted_broken_image_changes_the_record_and_nothing_else(embed, photos):
+    broken = photos / "train" / "cats" / "broken.jpg"
+    broken.write_bytes(b"")
+    first = embed()
+    before = {path: path.stat().st_ino for path in first.path.rglob("*")}
+    broken.unlink()
+    second = embed()
+    assert (second.fingerprint, second.quarantined) == (first.fingerprint, ())
+    assert (second.computed, embed.forward_passes) == (0, 0)
+    assert {path: path.stat().st_ino for path in first.path.rglob("*")} == before
+    assert Catalogue(embed.cache).find("photos").quarantine == ()
+
+
+def test_a_class_of_broken_images_is_no_class(embed, photos):
+    ants = photos / "train" / "ants"
+    ants.mkdir()
+    (ants / "broken.jpg").write_bytes(b"")
+    with_ants = embed()
+    shutil.rmtree(ants)
+    without = embed()
+    assert with_ants.fingerprint == without.fingerprint
+    with fs.open("photos", cache=embed.cache) as features:
+        assert features.class_names == ("cats", "dogs")
+        assert set(features["train"].labels.tolist()) == {0, 1}
+
+
+def test_reused_rows_keep_the_machines_that_computed_them(embed, photos):
+    embed()
+    (photos / "train/cats/cats.0.jpg").rename(photos / "train/cats/renamed.jpg")
+    embed()
+    (machine,) = Catalogue(embed.cache).find("photos").provenance["computed_on"]
+    assert machine["device"] == "numpy"
+
+
+def test_one_damaged_record_does_not_hide_the_others(embed, photos, tmp_path):
+    embed()
+    other = tmp_path / "other"
+    write_image_folder(other, seed=1)
+    embed(folder=other)
+    Catalogue(embed.cache).find("other").path.write_text("{")
+    assert embed().computed == 0
+    assert Catalogue(embed.cache).find("photos").name.startswith("photos/")
+    with pytest.raises(fs.IntegrityError, match="not a feature set record"):
+        Catalogue(embed.cache).find("other")
+
+
+def test_a_store_that_does_not_open_is_computed_again(embed):
+    first = embed()
+    (first.path / "zarr.json").write_text("{")
+    hdf5 = embed(store="hdf5")
+    assert hdf5.computed == 32
+
+
+def test_staging_left_by_a_kill_after_the_record_is_cleared(embed):
+    embed()
+    record = Catalogue(embed.cache).find("photos")
+    shard = staging_path(embed.cache, record.name, record.recipe) / f"{'0' * 32}.shard"
+    shard.parent.mkdir(parents=True)
+    shard.write_bytes(b"whole or not")
+    embed()
+    assert not shard.exists()
+
+
 def test_a_cache_inside_the_dataset_is_no_part_of_it(photos, monkeypatch):
     monkeypatch.chdir(photos)
     for expected in (32, 0):
@@ -150,7 +222,7 @@ def test_two_folders_of_one_name_are_not_taken_for_one_dataset(embed, tmp_path):
     first = embed()
     stranger = tmp_path / "elsewhere" / "photos"
     write_image_folder(stranger, seed=1)
-    with pytest.raises(fs.Conflict, match="shares no image"):
+    with pytest.raises(fs.Conflict, match="shares 0 of 32 images"):
         embed(folder=stranger)
     assert embed(folder=stranger, name="strangers").computed == 32
     assert Catalogue(embed.cache).find("photos").fingerprint == first.fingerprint

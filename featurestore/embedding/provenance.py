@@ -1,0 +1,64 @@
+"""What is recorded of how features came about. None of it is identity."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from featurestore.embedding.plan import digest_keys
+from featurestore.embedding.rows import CommittedRows, StagedRows
+from featurestore.manifest import Manifest
+
+_VERSIONED = ("featurestore", "tensorflow", "keras", "numpy", "pillow", "numcodecs", "h5py")
+
+
+def this_machine(device: str) -> dict[str, object]:
+    """Return what computed rows on this machine."""
+    return {
+        "device": device,
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in _VERSIONED},
+    }
+
+
+def computed_on(
+    manifest: Manifest, sources: Sequence[StagedRows | CommittedRows], *, device: str | None
+) -> list[dict[str, object]]:
+    """Return every machine that computed a row of the manifest, each once.
+
+    Reused rows keep the machines of the set they come from. Staged rows count as this machine's,
+    though another may have begun the embedding.
+    """
+    parts = [digest_keys(part.sha256) for part in manifest.splits.values()]
+    wanted = np.concatenate(parts) if parts else np.empty(0, "S32")
+    machines: dict[str, dict[str, object]] = {}
+    for source in sources:
+        if not np.isin(digest_keys(source.digests), wanted).any():
+            continue
+        if isinstance(source, CommittedRows):
+            entries = source.record.provenance.get("computed_on")
+            found = entries if isinstance(entries, list) else []
+        else:
+            found = [this_machine(device or "not recorded")]
+        machines |= {json.dumps(entry, sort_keys=True): entry for entry in found}
+    return list(machines.values())
+
+
+def printable_path(path: Path) -> str:
+    """Return a path as text that any file can hold: bytes that are not UTF-8 become ``\\xNN``."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
