@@ -13,6 +13,7 @@ The rule, named by `DECODER` in every recipe; a change of it that moves a pixel 
 5. The orientation in EXIF (in TIFF: its tag) is applied; what cannot be parsed counts as upright.
 6. The whole picture is squashed to (height, width) by Pillow's filter, antialiased where it
    shrinks. There is no crop.
+7. A file above `MAX_FILE_BYTES` is not read: it is unreadable, whatever it holds.
 
 Pillow's plug-ins are opened directly instead of through `Image.open`, which would check against
 the process-wide `Image.MAX_IMAGE_PIXELS` and print a warning between it and twice it. Pillow can
@@ -41,6 +42,8 @@ from featurestore.errors import InvalidInput
 
 DECODER = "pillow-upright-rgb-1"
 MAX_PIXELS = 178_956_970  # where Pillow itself calls an image a decompression bomb
+MAX_FILE_BYTES = 1 << 30  # MAX_PIXELS as uncompressed RGB take half of it
+HEAD_BYTES = 12  # the longest signature is WebP's
 
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -99,6 +102,26 @@ _FORMATS = (
 )
 
 
+def check_readable(head: bytes, *, size_bytes: int) -> None:
+    """Refuse, before it is read, a file that cannot become pixels.
+
+    `head` is its first `HEAD_BYTES` (fewer where it is shorter). A caller that reads whole files
+    asks here first: a stray archive among the images may be larger than memory.
+
+    Raises
+    ------
+    UnreadableImage
+        The file has no known signature (with the reason that `decode_image` would give), or is
+        larger than `MAX_FILE_BYTES`.
+    """
+    image_format = _recognise(head)
+    if size_bytes > MAX_FILE_BYTES:
+        raise UnreadableImage(
+            f"this {image_format.name} of {size_bytes:,} bytes exceeds the limit of "
+            f"{MAX_FILE_BYTES:,} bytes"
+        )
+
+
 def decode_image(
     data: bytes, *, size: tuple[int, int], interpolation: str, max_pixels: int = MAX_PIXELS
 ) -> NDArray[np.uint8]:
@@ -118,8 +141,10 @@ def decode_image(
     Raises
     ------
     UnreadableImage
-        Whatever is wrong with the bytes: no other exception comes from them, except that a
-        process out of memory while decoding also ends here, so that one image cannot end a run.
+        Whatever is wrong with the bytes: no other exception comes from them.
+    MemoryError
+        There was not enough memory to decode: a state of the process, which says nothing about
+        the bytes. As `UnreadableImage` it would keep a good image out for good.
     """
     height, width = size
     resample = _FILTERS[interpolation]
@@ -133,12 +158,10 @@ def decode_image(
             )
         upright = _upright_rgb(image, data)
         return np.asarray(upright.resize((width, height), resample))
-    except UnreadableImage:
+    except (UnreadableImage, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         raise UnreadableImage(f"too many pixels: {error}") from error
-    except MemoryError as error:
-        raise UnreadableImage(f"decoding this {image_format.name} ran out of memory") from error
     except Exception as error:
         # Around one sample: codecs raise anything (struct.error, SyntaxError, zlib.error, ...).
         raise UnreadableImage(_reason(image_format.name, error)) from error

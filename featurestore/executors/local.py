@@ -7,7 +7,9 @@ window of decoded images is bounded, so memory does not grow with the number of 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +26,7 @@ from featurestore.executors.contract import (
     Unit,
     UnitOutcome,
 )
-from featurestore.images import UnreadableImage, decode_image
+from featurestore.images import HEAD_BYTES, UnreadableImage, check_readable, decode_image
 
 # Images in one decoding task: one future for each image costs 3 % of the decode itself.
 _TASK_IMAGES = 8
@@ -103,39 +105,56 @@ class LocalExecutor:
         window: int,
     ) -> Iterator[_Decoded]:
         tasks = (
-            (unit.paths[start : start + _TASK_IMAGES], unit.digests[start : start + _TASK_IMAGES])
+            (unit, slice(start, start + _TASK_IMAGES))
             for unit in units
             for start in range(0, len(unit), _TASK_IMAGES)
         )
         ahead = max(self.workers + 1, window // _TASK_IMAGES)
         waiting: deque[Future[list[_Decoded]]] = deque(
-            readers.submit(_decode_task, paths, digests, settings)
-            for paths, digests in itertools.islice(tasks, ahead)
+            readers.submit(_decode_task, unit, rows, settings)
+            for unit, rows in itertools.islice(tasks, ahead)
         )
         while waiting:
             images = waiting.popleft().result()
-            for paths, digests in itertools.islice(tasks, 1):
-                waiting.append(readers.submit(_decode_task, paths, digests, settings))
+            for unit, rows in itertools.islice(tasks, 1):
+                waiting.append(readers.submit(_decode_task, unit, rows, settings))
             yield from images
 
 
-def _decode_task(
-    paths: Sequence[Path], digests: np.ndarray, settings: DecodeSettings
-) -> list[_Decoded]:
-    return [
-        _decode_one(path, digest.tobytes().hex(), settings)
-        for path, digest in zip(paths, digests, strict=True)
-    ]
+def _decode_task(unit: Unit, rows: slice, settings: DecodeSettings) -> list[_Decoded]:
+    images = zip(unit.paths[rows], unit.digests[rows], unit.sample_ids[rows], strict=True)
+    decoded = []
+    for path, digest, sample_id in images:
+        try:
+            decoded.append(_decode_one(path, digest.tobytes().hex(), settings))
+        except MemoryError as error:
+            raise InvalidInput(
+                f"image {sample_id}: not enough memory to decode it",
+                next_step="run the same command with --workers 1: what was staged is kept",
+            ) from error
+    return decoded
 
 
 def _decode_one(path: Path, expected: str, settings: DecodeSettings) -> _Decoded:
+    content, refusal = b"", None
     try:
-        content = path.read_bytes()
+        with path.open("rb", buffering=0) as stream:
+            head = stream.read(HEAD_BYTES)
+            stream.seek(0)
+            try:
+                check_readable(head, size_bytes=os.fstat(stream.fileno()).st_size)
+            except UnreadableImage as error:
+                # Quarantine is by digest: it may not hit the bytes that stood here before.
+                refusal, found = error, hashlib.file_digest(stream, "sha256").hexdigest()
+            else:
+                content = stream.read()
+                found = sha256_hex(content)
     except OSError as error:
         return _Changed(f"it can no longer be read: {error}")
-    found = sha256_hex(content)
     if found != expected:
         return _Changed(f"expected digest {expected[:12]}…, found {found[:12]}…")
+    if refusal is not None:
+        return refusal
     try:
         return decode_image(content, size=settings.size, interpolation=settings.interpolation)
     except UnreadableImage as error:

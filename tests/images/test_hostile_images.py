@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from featurestore.images import UnreadableImage, decode_image
+from featurestore.images import HEAD_BYTES, UnreadableImage, check_readable, decode_image
 from featurestore.testing.images import broken_images, encode, photograph
 
 
@@ -128,13 +128,33 @@ def test_a_signature_and_noise(signature, noise):
         assert error.reason
 
 
-def test_a_codec_out_of_memory_is_this_image_s_trouble(monkeypatch):
+def test_a_codec_out_of_memory_says_nothing_about_the_bytes(monkeypatch):
     def exhausted(self):
         raise MemoryError
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", exhausted)
-    with pytest.raises(UnreadableImage, match="ran out of memory"):
+    with pytest.raises(MemoryError):
         decode(encode(photograph(0), "PNG"))
+
+
+@pytest.mark.parametrize("content", SEEDS)
+def test_a_head_is_enough_to_know_a_format(content):
+    check_readable(content[:HEAD_BYTES], size_bytes=len(content))
+
+
+@pytest.mark.parametrize("name", ["empty.jpg", "text.jpg", "page.png"])
+def test_a_head_without_a_signature_is_refused_for_the_reason_of_the_whole(name):
+    content = broken_images()[name]
+    with pytest.raises(UnreadableImage) as caught:
+        check_readable(content[:HEAD_BYTES], size_bytes=len(content))
+    assert caught.value.reason == REASONS[name]
+
+
+def test_a_file_is_held_to_the_limit_in_bytes():
+    head = SEEDS[0][:HEAD_BYTES]
+    check_readable(head, size_bytes=1 << 30)
+    with pytest.raises(UnreadableImage, match=r"JPEG of 1,073,741,825 bytes exceeds the limit"):
+        check_readable(head, size_bytes=(1 << 30) + 1)
 
 
 def test_interrupts_are_not_swallowed(monkeypatch):
