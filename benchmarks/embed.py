@@ -18,13 +18,12 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+from commands import embed_reference, run_json
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -32,15 +31,15 @@ SIZE = 150
 
 
 def take(source: Path, target: Path, images: int) -> list[Path]:
-    """Link the first images of each class of the training split into a folder of one split."""
+    """Copy the first images of each class of the training split into a folder of one split."""
     classes = sorted(path for path in (source / "train").iterdir() if path.is_dir())
     taken = []
     for folder in classes:
         (target / "train" / folder.name).mkdir(parents=True)
         for path in sorted(folder.iterdir())[: images // len(classes)]:
-            link = target / "train" / folder.name / path.name
-            shutil.copyfile(path, link)
-            taken.append(link)
+            copy = target / "train" / folder.name / path.name
+            shutil.copyfile(path, copy)
+            taken.append(copy)
     return taken
 
 
@@ -118,13 +117,7 @@ class Bare:
 def fs_embed(folder: Path, weights: Path) -> dict:
     """Run `fs embed` with an empty cache and return what it prints."""
     with tempfile.TemporaryDirectory() as cache:
-        command = [
-            sys.executable, "-c", "from featurestore_cli.main import main; main()", "embed",
-            str(folder), "--backbone", "vgg16", "--size", str(SIZE),
-            "--weights", str(weights), "--cache", cache, "--json",
-        ]  # fmt: skip
-        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        result = json.loads(output)
+        result = run_json(embed_reference(folder, weights, cache))
         (record,) = Path(cache).glob("*/*.json")
         return result | {"precision": json.loads(record.read_text())["recipe"]["precision"]}
 

@@ -15,19 +15,11 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-
-def command(photographs: Path, weights: Path, cache: Path) -> list[str]:
-    """Return the command line of one embedding."""
-    return [
-        sys.executable, "-c", "from featurestore_cli.main import main; main()", "embed",
-        str(photographs), "--backbone", "vgg16", "--size", "150", "--weights", str(weights),
-        "--cache", str(cache), "--json",
-    ]  # fmt: skip
+from commands import embed_reference
 
 
 def store_files(cache: Path) -> dict[str, bytes]:
@@ -54,7 +46,7 @@ def main() -> None:
         calm, stormy = Path(scratch) / "calm", Path(scratch) / "stormy"
         begun = time.monotonic()
         subprocess.run(
-            command(arguments.photographs, arguments.weights, calm),
+            embed_reference(arguments.photographs, arguments.weights, calm),
             check=True, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         whole = time.monotonic() - begun
@@ -63,7 +55,7 @@ def main() -> None:
         killed = 0
         while True:
             child = subprocess.Popen(
-                command(arguments.photographs, arguments.weights, stormy),
+                embed_reference(arguments.photographs, arguments.weights, stormy),
                 stdout=subprocess.PIPE, text=True,
             )  # fmt: skip
             if killed == arguments.kills:

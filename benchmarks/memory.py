@@ -15,15 +15,13 @@ import io
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+from commands import fs
 from PIL import Image
-
-EMBED = "from featurestore_cli.main import main; main()"
 
 
 def write_images(folder: Path, images: int) -> None:
@@ -42,10 +40,10 @@ def embed(folder: Path, cache: Path) -> tuple[dict, float, float]:
     """Return what `fs embed` printed, its peak memory in MiB and its wall time (POSIX only)."""
     begun = time.perf_counter()
     child = subprocess.Popen(
-        [
-            sys.executable, "-c", EMBED, "embed", str(folder), "--layer", "block1_pool",
-            "--size", "32", "--weights", "random:0", "--cache", str(cache), "--json",
-        ],
+        fs(
+            "embed", folder, "--layer", "block1_pool", "--size", "32", "--weights", "random:0",
+            "--cache", cache, "--json",
+        ),
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert child.stdout is not None

@@ -9,22 +9,13 @@ bfloat16 computed, float16 stored) and trains both heads on each. Run from the p
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+from commands import embed_reference, run_json
+from commands import fs as command_line
 
 import featurestore as fs
-
-FS = [sys.executable, "-c", "from featurestore_cli.main import main; main()"]
-
-
-def run(*arguments: str) -> dict:
-    """Run one `fs` command and return its JSON."""
-    found = subprocess.run([*FS, *arguments, "--json"], check=True, stdout=subprocess.PIPE)
-    return json.loads(found.stdout)
 
 
 def cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -48,11 +39,9 @@ def main() -> None:
         ("float32", "float16"),
         ("bfloat16", "float16"),
     ):
-        sets[precision, dtype] = run(
-            "embed", str(arguments.photographs), "--backbone", "vgg16", "--size", "150",
-            "--weights", str(arguments.weights), "--precision", precision, "--dtype", dtype,
-            "--cache", cache,
-        )["fingerprint"]  # fmt: skip
+        command = embed_reference(arguments.photographs, arguments.weights, cache)
+        result = run_json([*command, "--precision", precision, "--dtype", dtype])
+        sets[precision, dtype] = result["fingerprint"]
     with fs.open(sets["float32", "float32"], cache=cache) as exact:
         reference = {name: exact[name].load()[0] for name in exact.splits}
     print("| computed | stored | cosine: median | least | logistic, test | dense, test |")
@@ -63,9 +52,9 @@ def main() -> None:
                 [cosines(features[split].load()[0], reference[split]) for split in reference]
             )
         accuracy = {
-            head: run("train", name, "--head", head, "--cache", cache)["metrics"]["test"][
-                "accuracy"
-            ]
+            head: run_json(command_line("train", name, "--head", head, "--cache", cache, "--json"))[
+                "metrics"
+            ]["test"]["accuracy"]
             for head in ("logistic", "dense")
         }
         print(

@@ -13,22 +13,18 @@ import argparse
 import json
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
+from commands import embed_reference, fs, run_json
 from PIL import Image, ImageOps
 
-FS = [sys.executable, "-c", "from featurestore_cli.main import main; main()"]
 
-
-def timed(*arguments: str) -> tuple[dict, float]:
-    """Run one `fs` command; return its JSON and the seconds of the whole process."""
+def timed(command: list[str]) -> tuple[dict, float]:
+    """Run one command; return its JSON and the seconds of the whole process."""
     begun = time.perf_counter()
-    found = subprocess.run([*FS, *arguments, "--json"], check=True, stdout=subprocess.PIPE)
-    return json.loads(found.stdout), time.perf_counter() - begun
+    return run_json(command), time.perf_counter() - begun
 
 
 def main() -> None:
@@ -41,25 +37,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         photographs, cache = Path(scratch) / "photographs", str(Path(scratch) / "cache")
         shutil.copytree(arguments.photographs, photographs, copy_function=shutil.copyfile)
-        embed = (
-            "embed", str(photographs), "--backbone", "vgg16", "--size", "150",
-            "--weights", str(arguments.weights), "--cache", cache,
-        )  # fmt: skip
-        first, whole = timed(*embed)
+        embed = embed_reference(photographs, arguments.weights, cache)
+        first, whole = timed(embed)
         name = first["feature_set"]
         print(f"embedded {first['computed']} images in {whole:.1f} s", flush=True)
-        again = [timed(*embed) for _ in range(5)]
+        again = [timed(embed) for _ in range(5)]
         assert all(result["computed"] == 0 for result, _ in again)
         idle = statistics.median(seconds for _, seconds in again)
         print(f"nothing changed: {idle:.2f} s, {100 * idle / whole:.2f} % of the first", flush=True)
         for path in sorted(photographs.glob("train/*/*.jpg"))[::700][:3]:
             ImageOps.mirror(Image.open(path)).save(path)
-        changed, few = timed(*embed)
+        changed, few = timed(embed)
         print(f"three files changed: computed {changed['computed']} in {few:.1f} s", flush=True)
         seconds = {"embed": whole, "three changed": few, "nothing changed": idle}
         accuracy = {}
         for head in ("logistic", "dense"):
-            run, process = timed("train", name, "--head", head, "--cache", cache)
+            run, process = timed(fs("train", name, "--head", head, "--cache", cache, "--json"))
             seconds[f"train {head}"] = process
             accuracy[head] = {split: run["metrics"][split]["accuracy"] for split in run["metrics"]}
             print(
