@@ -29,7 +29,8 @@ def export_set(features: FeatureSet, path: Path, *, overwrite: bool = False) -> 
     shape (H x W x C) in C order, whose shape stands in the file's metadata. ``.h5`` and ``.zarr``
     are stores as in docs/format.md.
 
-    The file appears under its name when it is whole.
+    The file appears under its name when it is whole and durable; until then a file that is
+    overwritten stands there. A folder (.zarr) is moved away first, and back if that fails.
 
     Raises
     ------
@@ -56,11 +57,27 @@ def export_set(features: FeatureSet, path: Path, *, overwrite: bool = False) -> 
     durable.remove(building)
     try:
         writers[path.suffix](features, building)
+        if building.is_file():  # a store has synced its folder itself
+            durable.sync_file(building)
+        _put_in_place(building, path)
     except BaseException:
         durable.remove(building)
         raise
-    durable.remove(path)
-    durable.replace(building, path)
+
+
+def _put_in_place(building: Path, path: Path) -> None:
+    if not (path.exists() and (path.is_dir() or building.is_dir())):
+        durable.replace(building, path)
+        return
+    aside = durable.temporary_path(path)
+    durable.rename(path, aside)
+    try:
+        durable.replace(building, path)
+    except BaseException:
+        durable.remove(path)
+        durable.rename(aside, path)
+        raise
+    durable.remove(aside)
 
 
 def _identity(features: FeatureSet) -> dict[str, Any]:
