@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -11,7 +13,7 @@ from collections.abc import Sequence
 
 import click
 
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import Conflict, FeatureStoreError, InvalidInput
 
 # name: (module, attribute, one line of help). Modules are imported when their command runs, so
 # that `fs --help` and a no-op stay fast.
@@ -29,6 +31,7 @@ _COMMANDS = {
 }
 _BUG = 70
 _INTERRUPTED = 130
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class _LazyGroup(click.Group):
@@ -57,8 +60,9 @@ class _LazyGroup(click.Group):
 def fs() -> None:
     """Compute image features once; train any number of classifiers on identical features.
 
-    Exit codes: 0 done; 1 done, with samples skipped; 2 usage; 3 bad input; 4 not found;
-    5 integrity; 6 conflict or lock; 7 missing dependency; 70 a bug; 130 interrupted.
+    Exit codes: 0 done; 1 done, with samples skipped; 2 usage; 3 bad input, or a file or folder that
+    the system refuses; 4 not found; 5 integrity; 6 conflict, lock or full disk; 7 missing
+    dependency; 70 a bug; 130 interrupted.
     """
 
 
@@ -69,6 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     # Pillow warns of odd TIFF tags; what cannot be decoded is quarantined with its own reason.
     warnings.filterwarnings("ignore", module="PIL")
+    # A name that the terminal's encoding lacks (Windows cp1252) or that is no text at all (a lone
+    # surrogate) is shown escaped; the default is to end with UnicodeEncodeError.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(run(arguments))
 
 
@@ -91,7 +100,24 @@ def run(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output has gone (`fs ls | head`): nothing is left to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        failure = _of_system(error)
+        click.echo(f"error: {failure}", err=True)
+        return failure.exit_code
     except Exception:
         traceback.print_exc()
         click.echo("this is a bug in featurestore; please report the lines above", err=True)
         return _BUG
+
+
+def _of_system(error: OSError) -> FeatureStoreError:
+    """Return a refusal of the operating system as what the reader would do about it."""
+    names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    message = ": ".join([*names, error.strerror or str(error) or type(error).__name__])
+    if error.errno in _FULL:
+        return Conflict(
+            message,
+            next_step="free some space (fs gc), then run the same command again: "
+            "what was staged is kept",
+        )
+    return InvalidInput(message)

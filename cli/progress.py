@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
@@ -15,11 +16,28 @@ def progress_for(stream: TextIO) -> Iterator[Progress]:
     if not stream.isatty():
         yield Silent()
         return
-    bar = _Bar(stream)
+    with _apart(stream) as terminal:
+        bar = _Bar(terminal)
+        try:
+            yield bar
+        finally:
+            bar.stop()
+
+
+@contextmanager
+def _apart(stream: TextIO) -> Iterator[TextIO]:
+    """Give the same terminal by a descriptor of its own.
+
+    `quiet_startup` diverts descriptor 2 while TensorFlow is imported: on it the bar stood still for
+    those seconds, and what it had drawn meanwhile came out after.
+    """
     try:
-        yield bar
-    finally:
-        bar.stop()
+        descriptor = os.dup(stream.fileno())
+    except OSError:  # no descriptor behind it
+        yield stream
+        return
+    with open(descriptor, "w", encoding=stream.encoding, errors="backslashreplace") as terminal:
+        yield terminal
 
 
 class _Bar:
