@@ -10,7 +10,7 @@ import click
 from featurestore.demo import Demo, run_demo
 from featurestore.training.runs import Run
 from featurestore_cli.options import cache_option, json_option
-from featurestore_cli.output import print_json, print_table, say
+from featurestore_cli.output import print_json, print_table, say, say_quarantined
 from featurestore_cli.progress import progress_for
 
 
@@ -24,13 +24,19 @@ from featurestore_cli.progress import progress_for
 )
 @cache_option
 @json_option
-def demo(folder: Path, cache: Path, *, as_json: bool) -> None:
+def demo(folder: Path, cache: Path, *, as_json: bool) -> int:
     """Write scikit-learn's digits as images, embed them, train two heads and compare them."""
     with progress_for(sys.stderr) as progress:
         result = run_demo(folder, cache=cache, progress=progress, say=say)
     if as_json:
         print_json(_fields(result))
-        return
+    else:
+        _print(result)
+    embedded = result.embedded
+    return say_quarantined(embedded.quarantined, feature_set=embedded.feature_set)
+
+
+def _print(result: Demo) -> None:
     print_table(
         ["head", "train", "validation", "test", "fit seconds"],
         [
@@ -65,6 +71,7 @@ def _fields(result: Demo) -> dict[str, object]:
         "path": str(result.embedded.path),
         "computed": result.embedded.computed,
         "reused": result.embedded.reused,
+        "quarantined": [vars(entry) for entry in result.embedded.quarantined],
         "runs": {
             run.head: {
                 "run": run.id,

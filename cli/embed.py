@@ -11,11 +11,8 @@ import click
 from featurestore.embedding.embed import embed as embed_dataset
 from featurestore.embedding.settings import EmbedResult, EmbedSettings
 from featurestore_cli.options import SizeType, cache_option, json_option
-from featurestore_cli.output import print_fields, print_json, say
+from featurestore_cli.output import print_fields, print_json, say, say_quarantined
 from featurestore_cli.progress import progress_for
-
-SKIPPED = 1
-_SHOWN = 20
 
 
 @click.command()
@@ -56,7 +53,7 @@ _SHOWN = 20
     help="Type features are stored in.",
 )
 @click.option("--split", help="Fractions such as 0.7,0.15,0.15 for a folder of class folders.")
-@click.option("--seed", default=0, show_default=True, help="Seed of --split.")
+@click.option("--seed", type=click.INT, show_default="0", help="Seed of --split.")
 @click.option("--name", help="Dataset name; default: the folder's.")
 @click.option("--store", type=click.Choice(["zarr", "hdf5"]), default="zarr", show_default=True)
 @click.option(
@@ -69,25 +66,23 @@ _SHOWN = 20
 @click.option("--dry-run", is_flag=True, help="Print what would be computed; compute nothing.")
 @cache_option
 @json_option
-def embed(dataset: Path, cache: Path, *, as_json: bool, **options: Any) -> int:
+def embed(dataset: Path, cache: Path, *, seed: int | None, as_json: bool, **options: Any) -> int:
     """Embed DATASET: a folder of splits of class folders, a folder of class folders (with --split),
     or a CSV or Parquet file with the columns path, label and split.
 
     What exists is reused. A killed run goes on where it stopped. Unreadable images are listed, the
     rest goes on, and the exit code is 1.
     """
-    settings = EmbedSettings(**options)
+    if seed is not None and options["split"] is None:
+        raise click.UsageError("--seed: it is the seed of --split, which is not given")
+    settings = EmbedSettings(seed=seed or 0, **options)
     with progress_for(sys.stderr) as progress:
         result = embed_dataset(dataset, settings, cache=cache, progress=progress)
     if as_json:
         print_json(_fields(result))
     else:
         _print(result)
-    for entry in result.quarantined[:_SHOWN]:
-        say(f"quarantined: {entry.sample_id}: {entry.reason}")
-    if len(result.quarantined) > _SHOWN:
-        say(f"… and {len(result.quarantined) - _SHOWN} more: fs show {result.feature_set}")
-    return SKIPPED if result.quarantined else 0
+    return say_quarantined(result.quarantined, feature_set=result.feature_set)
 
 
 def _fields(result: EmbedResult) -> dict[str, object]:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
+if TYPE_CHECKING:
+    from featurestore.catalogue import Quarantined
+
 _WIDE = 10_000
+_SHOWN = 20
+_SKIPPED = 1
 
 
 def print_json(value: object) -> None:
-    """Print one JSON object on stdout."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=1))
+    """Print one JSON object on stdout; characters that its encoding may lack are escaped."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    escape = codecs.lookup(encoding).name != "utf-8"
+    click.echo(json.dumps(value, ensure_ascii=escape, indent=1))
 
 
 def print_table(
@@ -48,6 +57,15 @@ def print_fields(fields: Sequence[tuple[str, object]]) -> None:
 def say(message: str) -> None:
     """Print a line for the person, on stderr."""
     click.echo(message, err=True)
+
+
+def say_quarantined(entries: Sequence[Quarantined], *, feature_set: str) -> int:
+    """Name quarantined samples on stderr; return the exit code that tells of them (1), or 0."""
+    for entry in entries[:_SHOWN]:
+        say(f"quarantined: {entry.sample_id}: {entry.reason}")
+    if len(entries) > _SHOWN:
+        say(f"… and {len(entries) - _SHOWN} more: fs show {feature_set}")
+    return _SKIPPED if entries else 0
 
 
 def bytes_text(count: int) -> str:

@@ -29,7 +29,7 @@ def ls(cache: Path, *, everything: bool, as_json: bool) -> None:
     catalogue = Catalogue(cache)
     records = catalogue.records() if everything else catalogue.current()
     if as_json:
-        print_json([_summary(record) for record in records])
+        print_json({"feature_sets": [_summary(record) for record in records]})
         return
     if not records:
         say(f"no feature set in {cache}; next: fs embed DATASET")
@@ -135,17 +135,20 @@ def _section(title: str, fields: dict[str, object]) -> None:
     "--recompute", type=click.IntRange(0), default=0, metavar="N", help="Embed N rows again."
 )
 @click.option("--weights", help="Weights for --recompute; default: those it was embedded with.")
-@click.option("--seed", default=0, show_default=True, help="Which rows are drawn.")
+@click.option("--seed", type=click.INT, show_default="0", help="Which rows --recompute draws.")
 @cache_option
 @json_option
 def verify(
-    name: str, cache: Path, *, recompute: int, weights: str | None, seed: int, as_json: bool
+    name: str, cache: Path, *, recompute: int, weights: str | None, seed: int | None, as_json: bool
 ) -> None:
     """Check every byte and row of feature set NAME against what was committed.
 
     With --recompute N, also read N images again, embed them, and hold them to the tolerance that
     docs/architecture.md states.
     """
+    for flag, value in (("--weights", weights), ("--seed", seed)):
+        if value is not None and not recompute:
+            raise click.UsageError(f"{flag}: it is for --recompute N, which is not given")
     from featurestore.embedding.backbone import network_of
     from featurestore.verify import verify_set
 
@@ -154,7 +157,7 @@ def verify(
     result = verify_set(
         record,
         recompute=recompute,
-        seed=seed,
+        seed=seed or 0,
         network=(lambda recipe: network_of(recipe, weights=chosen)) if recompute else None,
     )
     if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from featurestore.embedding.embed import embed
 from featurestore.embedding.settings import EmbedResult, EmbedSettings, Progress
 from featurestore.errors import NotFound
 from featurestore.features import open_features
+from featurestore.stores import durable
 from featurestore.training.heads import DenseSettings, LogisticSettings
 from featurestore.training.runs import Run
 from featurestore.training.train import train
@@ -54,7 +56,10 @@ def write_digits(folder: Path) -> int:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 pixels = np.clip(digits.images[row] * 16, 0, 255).astype(np.uint8)
                 image = Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
-                image.save(path)
+                # Whole or absent: a torn file would be taken for a finished one next time.
+                temporary = durable.temporary_path(path)
+                image.save(temporary)
+                os.replace(temporary, path)
     return len(digits.target)
 
 

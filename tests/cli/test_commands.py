@@ -1,5 +1,6 @@
 """The commands as they are typed, on a real small network with random weights."""
 
+import errno
 import json
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from featurestore.testing.faults import count_operations, fail_operation
 from featurestore.testing.images import encode, photograph, write_image_folder
 from featurestore_cli.main import run
 
@@ -81,8 +83,8 @@ def test_ls_names_the_set_and_its_rows(cache, capsys):
     output = capsys.readouterr().out
     assert "photos/mobilenet-32-" in output
     assert "train 24, validation 8, test 8" in output
-    code, sets = fs_json(capsys, "ls", *cache)
-    assert (code, [entry["quarantined"] for entry in sets]) == (0, [0])
+    code, found = fs_json(capsys, "ls", *cache)
+    assert (code, [entry["quarantined"] for entry in found["feature_sets"]]) == (0, [0])
 
 
 def test_show_prints_recipe_classes_provenance_and_quarantine(cache, capsys):
@@ -194,6 +196,44 @@ def test_every_export_holds_the_same_features(made, cache, tmp_path):
     assert train["label"].to_pylist() == labels.tolist()
 
 
+@pytest.mark.parametrize("ending", ["npz", "zarr"])
+def test_an_overwriting_export_that_fails_anywhere_leaves_a_whole_file(cache, tmp_path, ending):
+    path = tmp_path / f"out.{ending}"
+    arguments = ["export", "photos", str(path), "--overwrite", *cache]
+    assert run(arguments) == 0
+    whole = contents(path)
+    operations = count_operations(lambda: run(arguments))
+    assert operations >= 3  # a sync, a rename, a sync of the folder
+    for k in range(operations):
+        with fail_operation(k, lasting=False):
+            assert run(arguments) == 6
+        assert contents(path) == whole
+        assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def contents(path):
+    if path.is_dir():
+        return {str(file.relative_to(path)): file.read_bytes()
+                for file in path.rglob("*") if file.is_file()}  # fmt: skip
+    with np.load(path) as arrays:
+        return {name: values.tobytes() for name, values in arrays.items()}
+
+
+def test_a_folder_that_cannot_be_written_is_bad_input_and_not_a_bug(cache, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert run(["export", "photos", str(tmp_path / "file" / "out.npz"), *cache]) == 3
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert str(tmp_path / "file") in said
+    assert "bug" not in said
+
+
+def test_a_full_disk_says_what_to_do(cache, tmp_path, capsys):
+    with fail_operation(0, errno.ENOSPC):
+        assert run(["export", "photos", str(tmp_path / "out.npz"), *cache]) == 6
+    assert "next: free some space" in capsys.readouterr().err
+
+
 def test_export_to_an_unknown_ending_lists_the_known(cache, tmp_path, capsys):
     assert run(["export", "photos", str(tmp_path / "out.mat"), *cache]) == 3
     assert ".npz, .parquet, .h5, .zarr" in capsys.readouterr().err
@@ -229,10 +269,13 @@ def test_doctor_reports_and_finds_a_missing_store(made, cache, tmp_path, capsys)
         (["embed", "nowhere", "--weights", "random:0"], 4, "nowhere"),
         (["embed", "nowhere", "--backbone", "vgg61"], 3, "vgg16"),
         (["embed", "nowhere", "--weights", "missing.h5"], 4, "missing.h5"),
+        (["embed", "x", "--seed", "0"], 2, "--split"),
+        (["verify", "x", "--seed", "0"], 2, "--recompute"),
+        (["verify", "x", "--weights", "random:0"], 2, "--recompute"),
         (["frobnicate"], 2, "No such command"),
     ],
 )
 def test_bad_input_ends_with_its_code_and_says_so(arguments, code, said, capsys, tmp_path):
-    cache = ["--cache", str(tmp_path)] if arguments[0] == "embed" else []
+    cache = ["--cache", str(tmp_path)] if arguments[0] != "frobnicate" else []
     assert run([*arguments, *cache]) == code
     assert said in capsys.readouterr().err
