@@ -24,16 +24,27 @@ def _shape_text(record: Record) -> str:
 @click.option("--all", "everything", is_flag=True, help="Superseded versions too.")
 @cache_option
 @json_option
-def ls(cache: Path, *, everything: bool, as_json: bool) -> None:
-    """List the feature sets of a cache, newest version of each name."""
+def ls(cache: Path, *, everything: bool, as_json: bool) -> int:
+    """List the feature sets of a cache, newest version of each name.
+
+    A record that cannot be read is told on stderr, and the exit code is then 5 (6 for one that a
+    newer version wrote).
+    """
     catalogue = Catalogue(cache)
     records = catalogue.records() if everything else catalogue.current()
+    problems = catalogue.problems()
     if as_json:
         print_json({"feature_sets": [_summary(record) for record in records]})
-        return
-    if not records:
+    elif records:
+        _print_records(records)
+    elif not problems:
         say(f"no feature set in {cache}; next: fs embed DATASET")
-        return
+    for problem in problems:
+        say(f"error: {problem}")
+    return min((problem.exit_code for problem in problems), default=0)
+
+
+def _print_records(records: list[Record]) -> None:
     print_table(
         ["name", "fingerprint", "rows", "shape", "store", "size", "quarantined", "committed"],
         [
@@ -108,7 +119,11 @@ def show(name: str, cache: Path, *, as_json: bool) -> None:
         ]
     )
     _section("recipe", record.recipe.to_dict())
-    _section("provenance", dict(record.provenance))
+    provenance = dict(record.provenance)
+    machines = provenance.pop("computed_on", [])
+    _section("provenance", provenance)
+    for machine in machines if isinstance(machines, list) else []:
+        _section("computed on", machine)
     click.echo(f"quarantine: {len(record.quarantine) or 'none'}")
     for entry in record.quarantine:
         click.echo(f"  {entry.sample_id}: {entry.reason}")

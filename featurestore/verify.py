@@ -19,8 +19,8 @@ from featurestore.images import UnreadableImage, decode_image
 from featurestore.manifest import Manifest, ManifestSplit
 from featurestore.recipe import Recipe
 
-# Relative L2 distance that a recomputed row may have from the stored one. Measured on VGG16, bfloat16
-# lies within 0.02 of float32 (docs/precision.md); float16 storage rounds by up to 0.0005.
+# Relative L2 distance that a recomputed row may have from the stored one. Measured on VGG16,
+# bfloat16 lies within 0.02 of float32 (docs/precision.md); float16 storage within 0.0005.
 TOLERANCE = {"float32": 0.002, "bfloat16": 0.03, "float16": 0.03}
 
 
@@ -185,7 +185,7 @@ def _read_image(part: Split, row: int, paths: dict[str, Path], recipe: Recipe) -
                 next_step="embed the dataset again, then verify",
             )
         return decode_image(content, size=recipe.size, interpolation=recipe.interpolation)
-    except (OSError, UnreadableImage) as error:
+    except (OSError, MemoryError, UnreadableImage) as error:
         raise InvalidInput(
             f"image {sample_id} cannot be read again: {error}",
             next_step="verify without --recompute, or put the image back",

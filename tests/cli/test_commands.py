@@ -87,6 +87,17 @@ def test_ls_names_the_set_and_its_rows(cache, capsys):
     assert (code, [entry["quarantined"] for entry in found["feature_sets"]]) == (0, [0])
 
 
+def test_ls_tells_of_a_damaged_record_and_lists_the_rest(made, tmp_path, capsys):
+    cache = tmp_path / "cache"
+    shutil.copytree(made / "cache", cache)
+    (cache / "other").mkdir()
+    (cache / "other" / "x.zarr.json").write_text("{")
+    assert run(["ls", "--cache", str(cache)]) == 5
+    captured = capsys.readouterr()
+    assert "photos/mobilenet-32-" in captured.out
+    assert "x.zarr.json is not a feature set record" in captured.err
+
+
 def test_show_prints_recipe_classes_provenance_and_quarantine(cache, capsys):
     assert run(["show", "photos", *cache]) == 0
     output = capsys.readouterr().out
