@@ -71,7 +71,8 @@ def _fields(result: Demo) -> dict[str, object]:
         "path": str(result.embedded.path),
         "computed": result.embedded.computed,
         "reused": result.embedded.reused,
-        "quarantined": [vars(entry) for entry in result.embedded.quarantined],
+        "quarantined": len(result.embedded.quarantined),
+        "quarantine": [vars(entry) for entry in result.embedded.quarantined],
         "runs": {
             run.head: {
                 "run": run.id,

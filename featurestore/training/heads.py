@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar, cast
 
+from featurestore.backbones.quiet import quiet_startup
 from featurestore.errors import IntegrityError, InvalidInput
 from featurestore.training.contract import Head, HeadSettings
 
@@ -108,8 +109,9 @@ HEADS: Mapping[str, _Entry] = MappingProxyType(
 def create_head(settings: HeadSettings) -> Head:
     """Return an unfitted head, importing its library."""
     entry = HEADS[settings.head]
-    constructor = getattr(importlib.import_module(entry.module), entry.constructor)
-    return cast(Head, constructor(settings))
+    with quiet_startup():  # the dense head loads TensorFlow
+        module = importlib.import_module(entry.module)
+    return cast(Head, getattr(module, entry.constructor)(settings))
 
 
 def setting_names(name: str) -> tuple[str, ...]:

@@ -48,7 +48,7 @@ def test_embed_again_prints_one_object_and_computes_nothing(made, cache, capsys)
     code, found = fs_json(capsys, "embed", str(made / "photos"), *EMBED, *cache)
     assert code == 0
     assert found["rows"] == {"train": 24, "validation": 8, "test": 8}
-    assert (found["computed"], found["reused"], found["quarantined"]) == (0, 40, [])
+    assert (found["computed"], found["reused"], found["quarantined"]) == (0, 40, 0)
     assert found["feature_set"].startswith("photos/mobilenet-32-")
     assert len(found["fingerprint"]) == 64
     assert set(found) >= {"path", "seconds", "images_per_s"}
@@ -152,7 +152,9 @@ def test_quarantine_ends_with_1_and_names_the_file_on_stderr(made, tmp_path, cap
     captured = capsys.readouterr()
     assert code == 1
     assert "train/cats/broken.jpg: " in captured.err
-    assert json.loads(captured.out)["quarantined"][0]["sample_id"] == "train/cats/broken.jpg"
+    found = json.loads(captured.out)
+    assert found["quarantined"] == 1
+    assert found["quarantine"][0]["sample_id"] == "train/cats/broken.jpg"
 
 
 def test_gc_removes_a_superseded_version_but_not_one_that_a_run_needs(made, tmp_path, capsys):

@@ -59,4 +59,4 @@ def test_quarantined_images_of_the_demo_are_named_and_end_with_1(tmp_path, monke
     assert run(["demo", "--json"]) == 1
     captured = capsys.readouterr()
     assert "quarantined: train/0/0000.png: truncated" in captured.err
-    assert json.loads(captured.out)["quarantined"][0]["reason"] == torn.reason
+    assert json.loads(captured.out)["quarantine"][0]["reason"] == torn.reason
