@@ -198,7 +198,9 @@ def _write(commit: Commit, rows: Rows, path: Path, shape: tuple[int, ...]) -> di
 def _write_split(writer: StoreWriter, split: str, part: ManifestSplit, rows: Rows) -> str:
     content = hashlib.sha256()
     count, block = len(part.sample_ids), writer.block_rows(split)
-    step = block * max(1, _WRITE_ROWS // block)
+    step = block
+    if math.prod(rows.feature_shape()) * _WRITE_ROWS <= _READ_VALUES:
+        step *= max(1, _WRITE_ROWS // block)
     for start in range(0, count, step):
         try:
             features = rows.gather(part.sha256[start : start + step])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,7 @@ from featurestore.catalogue import (
 from featurestore.datasets import ScanOptions, build_manifest, scan_dataset
 from featurestore.embedding.backbone import BackboneChoice, ChoosesBackbone
 from featurestore.embedding.commit import Commit, commit_set, relist
-from featurestore.embedding.plan import Plan, digest_keys, plan_embedding
+from featurestore.embedding.plan import Plan, cut_to_fit, digest_keys, plan_embedding
 from featurestore.embedding.provenance import computed_on, printable_path
 from featurestore.embedding.quarantine import first_reasons, quarantined_samples
 from featurestore.embedding.rows import CommittedRows, Rows, StagedRows, existing_rows
@@ -107,6 +108,10 @@ class _Counted:
     @property
     def batch_size(self) -> int:
         return self._network.batch_size
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        return self._network.feature_shape
 
     def embed_stream(self, batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         for features in self._network.embed_stream(batches):
@@ -241,8 +246,9 @@ class _Embedding:
         begun = time.monotonic()
         computed = 0
         changed: dict[str, str] = {}
+        row_bytes = math.prod(network.feature_shape) * np.dtype(recipe.dtype).itemsize
         outcomes = LocalExecutor(workers=self._workers).run(
-            plan.units,
+            cut_to_fit(plan.units, row_bytes=row_bytes),
             network=_Counted(network, self.progress),
             decode=DecodeSettings(
                 size=recipe.size,

@@ -14,6 +14,7 @@ from featurestore.manifest import Manifest
 
 # Whole chunks of either store, and at most this many images are lost to a kill.
 UNIT_ROWS = 256
+UNIT_BYTES = 256 * 1024**2  # a first layer at 224 pixels in float32 is 13 MB a row
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,20 @@ class Plan:
     def to_compute(self) -> int:
         """Number of images to run through the network."""
         return sum(len(unit) for unit in self.units)
+
+
+def cut_to_fit(units: tuple[Unit, ...], *, row_bytes: int) -> tuple[Unit, ...]:
+    """Cut units whose features would fill more than 256 MiB into pieces that do not."""
+    most = max(1, UNIT_BYTES // row_bytes)
+    return tuple(
+        Unit(
+            digests=unit.digests[start : start + most],
+            paths=unit.paths[start : start + most],
+            sample_ids=unit.sample_ids[start : start + most],
+        )
+        for unit in units
+        for start in range(0, len(unit), most)
+    )
 
 
 def digest_keys(digests: np.ndarray) -> np.ndarray:

@@ -57,6 +57,10 @@ class EmbedsBatches(Protocol):
     def batch_size(self) -> int:
         """Most images that one call takes."""
 
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """Shape of one row of features."""
+
     def embed_stream(self, batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         """Turn each (n, H, W, 3) uint8 RGB, n at most `batch_size`, into (n, *feature_shape).
 

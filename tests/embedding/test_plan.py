@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.embedding.plan import plan_embedding
+from featurestore.embedding.plan import cut_to_fit, plan_embedding
 from featurestore.manifest import Manifest, ManifestSplit
 
 
@@ -96,3 +96,15 @@ def test_every_row_is_accounted_for_once(numbers, have):
     plan = plan_embedding(manifest_of(train=numbers), available=available(have), quarantined={})
     assert plan.to_compute + plan.reused + plan.repeated == len(numbers)
     assert set(planned(plan)) == set(numbers) - set(have)
+
+
+def test_units_of_large_features_are_cut_to_fit_in_memory():
+    plan = plan_embedding(
+        manifest_of(train=list(range(300))), available=available([]), quarantined={}
+    )
+    assert [len(unit) for unit in cut_to_fit(plan.units, row_bytes=16_384)] == [256, 44]
+    pieces = cut_to_fit(plan.units, row_bytes=12_845_056)
+    assert [len(unit) for unit in pieces][:3] == [20, 20, 20]
+    assert [name for unit in pieces for name in unit.sample_ids] == [
+        name for unit in plan.units for name in unit.sample_ids
+    ]
