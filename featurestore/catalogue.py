@@ -10,7 +10,6 @@ import dataclasses
 import json
 import os
 import re
-import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from featurestore.errors import (
     InvalidInput,
     NotFound,
 )
+from featurestore.names import is_unicode, nfc
 from featurestore.recipe import Recipe
 from featurestore.state import CACHE_MARKER
 from featurestore.stores import SUFFIXES, durable
@@ -191,20 +191,16 @@ def dataset_name(text: str) -> str:
         Nothing is left, it is longer than 100 bytes of UTF-8 (files are named after it), or the
         name is one that the cache keeps for itself.
     """
-    name = re.sub(r'[\s/\\<>:"|?*\x00-\x1f\x7f]+', "_", unicodedata.normalize("NFC", text))
+    name = re.sub(r'[\s/\\<>:"|?*\x00-\x1f\x7f]+', "_", nfc(text))
     name = name.strip("._ ")
     size = len(name.encode("utf-8", "surrogateescape"))
-    if not name or name == RUNS or size > _LONGEST_NAME_BYTES or not _is_unicode(name):
+    if not name or name == RUNS or size > _LONGEST_NAME_BYTES or not is_unicode(name):
         raise InvalidInput(
             f"dataset name {text!r}: expected 1 to {_LONGEST_NAME_BYTES} bytes of UTF-8 and not "
             f"{RUNS!r}",
             next_step="give one with --name NAME",
         )
     return name
-
-
-def _is_unicode(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 class Catalogue:
@@ -298,12 +294,7 @@ class Catalogue:
 
     def current(self) -> list[Record]:
         """Return the newest version of each name, once per store format it is held in."""
-        newest: dict[tuple[str, str], Record] = {}
-        for record in self.records():
-            leader = next((r for (n, _), r in newest.items() if n == record.name), record)
-            if record.fingerprint == leader.fingerprint:
-                newest.setdefault((record.name, record.store_format), record)
-        return list(newest.values())
+        return newest_versions(self.records())
 
     def find(self, wanted: str) -> Record:
         """Return the one feature set that `wanted` means.
@@ -321,7 +312,7 @@ class Catalogue:
             Nothing matches, and a record cannot be read: perhaps the one that is meant.
         """
         records, problems = self._read()
-        wanted = unicodedata.normalize("NFC", wanted)
+        wanted = nfc(wanted)
         names = sorted({record.name for record in records})
         if wanted in names:
             matching = [wanted]
@@ -358,6 +349,17 @@ class Catalogue:
     def next_sequence(self) -> int:
         """Return a number above every committed version's."""
         return 1 + max((record.sequence for record in self.records()), default=0)
+
+
+def newest_versions(records: list[Record]) -> list[Record]:
+    """Keep of `Catalogue.records` the newest version of each name, once per store format."""
+    leaders: dict[str, Record] = {}
+    kept: dict[tuple[str, str], Record] = {}
+    for record in records:
+        leader = leaders.setdefault(record.name, record)
+        if record.fingerprint == leader.fingerprint:
+            kept.setdefault((record.name, record.store_format), record)
+    return list(kept.values())
 
 
 def _preferred(records: list[Record]) -> Record:

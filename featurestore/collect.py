@@ -16,6 +16,7 @@ from featurestore.catalogue import (
     Catalogue,
     Record,
     lock_path,
+    newest_versions,
     record_path,
 )
 from featurestore.embedding.commit import INCOMPLETE, remove_store, store_files
@@ -51,9 +52,8 @@ def find_garbage(
     embedding stays unless `staging` is set: it is what a resume goes on from. Nothing of a set
     that is being written is listed.
     """
-    catalogue = Catalogue(cache)
-    records = catalogue.records()
-    current = {record.path for record in catalogue.current()}
+    records = Catalogue(cache).records()
+    current = {record.path for record in newest_versions(records)}
     used = _used_by_runs(cache)
     busy = {record.name for record in records if is_held(lock_path(cache, record.name))}
     found = [
@@ -109,12 +109,12 @@ def remove_garbage(cache: Path, garbage: list[Garbage]) -> int:
 def _still_garbage(cache: Path, store: Path) -> bool:
     if not record_path(store).exists():
         return True
-    catalogue = Catalogue(cache)
-    current = {record.store for record in catalogue.current()}
+    records = Catalogue(cache).records()
+    current = {record.store for record in newest_versions(records)}
     used = _used_by_runs(cache)
     return any(
         record.store == store and store not in current and record.fingerprint not in used
-        for record in catalogue.records()
+        for record in records
     )
 
 

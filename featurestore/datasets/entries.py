@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -76,21 +74,6 @@ class Scan:
     def paths(self) -> tuple[Path, ...]:
         """The absolute paths of `entries`, in their order."""
         return tuple(Path(entry.path) for entry in self.entries)
-
-
-def nfc(text: str) -> str:
-    """Return `text` in Unicode normal form C, so that macOS and Linux give one name."""
-    return unicodedata.normalize("NFC", text)
-
-
-def is_unicode(text: str) -> bool:
-    """Whether a name from the file system was valid UTF-8 (holds no lone surrogate)."""
-    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def printable(text: str) -> str:
-    """Return `text` with bytes that are not UTF-8 written as ``\\xNN``."""
-    return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 def some_of(names: Sequence[str], *, most: int = 5) -> str:

@@ -18,13 +18,11 @@ from featurestore.datasets.entries import (
     Scan,
     Unreadable,
     checked_scan,
-    is_unicode,
-    nfc,
-    printable,
     some_of,
 )
 from featurestore.datasets.splitting import SplitFractions, assign_splits
 from featurestore.errors import InvalidInput
+from featurestore.names import is_unicode, nfc, printable
 from featurestore.state import CACHE_MARKER
 
 _LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir", "icon\r"})

@@ -16,10 +16,10 @@ from featurestore.datasets.entries import (
     Entry,
     Scan,
     checked_scan,
-    nfc,
 )
 from featurestore.datasets.splitting import SplitFractions, assign_splits
 from featurestore.errors import InvalidInput, MissingDependency
+from featurestore.names import nfc
 
 TABLE_SUFFIXES = (".csv", ".parquet")
 _COLUMNS = ("path", "label", "split")

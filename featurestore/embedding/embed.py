@@ -27,7 +27,7 @@ from featurestore.datasets import ScanOptions, build_manifest, scan_dataset
 from featurestore.embedding.backbone import BackboneChoice, ChoosesBackbone
 from featurestore.embedding.commit import Commit, commit_set, relist
 from featurestore.embedding.plan import Plan, cut_to_fit, digest_keys, plan_embedding
-from featurestore.embedding.provenance import computed_on, printable_path
+from featurestore.embedding.provenance import computed_on
 from featurestore.embedding.quarantine import first_reasons, quarantined_samples
 from featurestore.embedding.rows import CommittedRows, Rows, StagedRows, existing_rows
 from featurestore.embedding.settings import EmbedResult, EmbedSettings, Progress, Silent
@@ -36,6 +36,7 @@ from featurestore.executors.contract import DecodeSettings, EmbedsBatches
 from featurestore.executors.local import LocalExecutor
 from featurestore.locks import hold
 from featurestore.manifest import Manifest
+from featurestore.names import printable
 from featurestore.recipe import Recipe
 from featurestore.state import StateFile
 from featurestore.stores.staging import Staging
@@ -176,7 +177,7 @@ class _Embedding:
             )
             committed = self._committed(work)
             if committed is not None:
-                result = self._unchanged(committed)
+                result = self._unchanged(work, committed)
             else:
                 with ExitStack() as readers:
                     result = self._compute(work, choice, readers)
@@ -224,7 +225,7 @@ class _Embedding:
                 compression=self.settings.compression,
                 quarantine=quarantine,
                 provenance={
-                    "source": printable_path(self.dataset.resolve()),
+                    "source": printable(str(self.dataset.resolve())),
                     "weights": choice.weights_label,
                     "split": self.settings.split,
                     "seed": self.settings.seed if self.settings.split else None,
@@ -351,9 +352,9 @@ class _Embedding:
                 return record
         return None
 
-    def _unchanged(self, record: Record) -> EmbedResult:
+    def _unchanged(self, work: _Work, record: Record) -> EmbedResult:
         self._strict(record.quarantine)
-        newest = max(r.sequence for r in self.catalogue.records() if r.name == record.name)
+        newest = max(r.sequence for r in work.records if r.name == record.name)
         if record.sequence < newest and not self.settings.dry_run:
             # The dataset is again what an older version holds: make that one current.
             record = relist(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import numpy as np
 
@@ -50,11 +48,6 @@ def computed_on(
             found = [this_machine(device or "not recorded")]
         machines |= {json.dumps(entry, sort_keys=True): entry for entry in found}
     return list(machines.values())
-
-
-def printable_path(path: Path) -> str:
-    """Return a path as text that any file can hold: bytes that are not UTF-8 become ``\\xNN``."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _version(package: str) -> str:

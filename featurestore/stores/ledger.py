@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.errors import IntegrityError
+from featurestore.names import is_unicode
 from featurestore.stores.contract import SplitLayout
 
 DIGEST_BYTES = 32
@@ -70,7 +71,7 @@ class SplitLedger:
             raise ValueError(f"split {self.split} takes {rows} sample ids, not {len(sample_ids)}")
         for sample_id in sample_ids:
             # HDF5 ends a text at NUL; a lone surrogate has no UTF-8.
-            if "\0" in sample_id or not _is_unicode(sample_id):
+            if "\0" in sample_id or not is_unicode(sample_id):
                 raise ValueError(f"sample id {sample_id!r} cannot be stored as UTF-8 without NUL")
 
     def note_rows(self) -> None:
@@ -94,11 +95,3 @@ class SplitLedger:
 
     def _blocks(self, start: int, stop: int) -> slice:
         return slice(start // self.block_rows, -(-stop // self.block_rows))
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
