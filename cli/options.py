@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import click
 
@@ -44,3 +44,17 @@ class SizeType(click.ParamType):
         if not match:
             self.fail(f"expected 150 or 150x200 (height x width), found {value!r}", param, ctx)
         return int(match[1]), int(match[2] or match[1])
+
+
+class BytesType(click.ParamType):
+    """`500MiB`, `4GiB`, or a number of bytes; a passed default is a number."""
+
+    name = "size"
+    _UNITS: ClassVar[dict[str, int]] = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return bytes; units are binary."""
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", str(value), re.IGNORECASE)
+        if not match:
+            self.fail(f"expected a size such as 500MiB or 4GiB, found {value!r}", param, ctx)
+        return int(float(match[1]) * self._UNITS[match[2].upper()])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,28 +15,39 @@ from featurestore.features import open_features
 from featurestore.training.contract import NotConverged, Progress
 from featurestore.training.heads import HEADS, build_settings, setting_names
 from featurestore.training.runs import Run
+from featurestore.training.train import TrainOptions
 from featurestore.training.train import train as train_head
-from featurestore_cli.options import cache_option, json_option
+from featurestore_cli.options import BytesType, cache_option, json_option
 from featurestore_cli.output import print_fields, print_json, print_table, say
 
 
-def _head_option(head: str, *names: str, type: click.ParamType, help: str) -> Any:
-    """Return the option for one setting of one head; not given means the setting's default."""
+def _head_option(*names: str, type: click.ParamType, help: str) -> Any:
+    """Return the option for one setting, which several heads may have.
+
+    Not given, it is left to the head's default; both are told in its help.
+    """
     field = names[0].lstrip("-").replace("-", "_").lower()
-    default = getattr(build_settings(head, {}), field)
+    heads = {head: build_settings(head, {}) for head in HEADS if field in setting_names(head)}
+    defaults = {head: _default_text(getattr(settings, field)) for head, settings in heads.items()}
+    same = len(set(defaults.values())) == 1
+    shown = next(iter(defaults.values())) if same else ", ".join(map(": ".join, defaults.items()))
     return click.option(
-        *names, field, type=type, help=f"{head}: {help}", show_default=f"{default:g}"
+        *names, field, type=type, help=f"{', '.join(heads)}: {help}", show_default=shown
     )
+
+
+def _default_text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
 @click.command()
 @click.argument("name")
 @click.option("--head", type=click.Choice(list(HEADS)), required=True, help="Kind of classifier.")
-@_head_option("dense", "--units", type=click.IntRange(1), help="width of the hidden layer.")
-@_head_option("dense", "--dropout", type=click.FLOAT, help="share of hidden units left out.")
-@_head_option("dense", "--epochs", type=click.IntRange(1), help="passes over the rows.")
-@_head_option("dense", "--batch-size", type=click.IntRange(1), help="rows of one step.")
-@_head_option("dense", "--learning-rate", type=click.FLOAT, help="step size of RMSprop.")
+@_head_option("--units", type=click.IntRange(1), help="width of the hidden layer.")
+@_head_option("--dropout", type=click.FLOAT, help="share of hidden units left out.")
+@_head_option("--epochs", type=click.IntRange(1), help="passes over the rows.")
+@_head_option("--batch-size", type=click.IntRange(1), help="rows of one step.")
+@_head_option("--learning-rate", type=click.FLOAT, help="step size.")
 @click.option(
     "--raw",
     "scaled",
@@ -45,12 +56,11 @@ def _head_option(head: str, *names: str, type: click.ParamType, help: str) -> An
     help="dense: do not divide the features by their root mean square.",
 )
 @_head_option(
-    "logistic",
     "--C",
     type=click.FLOAT,
     help="weight of the data against the penalty, for features scaled to a total variance of 1.",
 )
-@_head_option("logistic", "--max-iter", type=click.IntRange(1), help="most iterations.")
+@_head_option("--max-iter", type=click.IntRange(1), help="most iterations.")
 @click.option(
     "--seed",
     type=click.IntRange(0),
@@ -58,10 +68,31 @@ def _head_option(head: str, *names: str, type: click.ParamType, help: str) -> An
     show_default=True,
     help="Seed of initial weights and shuffles.",
 )
+@click.option(
+    "--memory",
+    "memory_bytes",
+    type=BytesType(),
+    default="4GiB",
+    show_default=True,
+    help="Most that rows may take in memory while fitting.",
+)
+@click.option(
+    "--shuffle-labels",
+    is_flag=True,
+    help="A control: permute the training labels by the seed; scores must be those of chance.",
+)
 @cache_option
 @json_option
 def train(
-    name: str, cache: Path, *, head: str, seed: int, as_json: bool, **options: float | int | None
+    name: str,
+    cache: Path,
+    *,
+    head: str,
+    seed: int,
+    memory_bytes: int,
+    shuffle_labels: bool,
+    as_json: bool,
+    **options: float | int | None,
 ) -> None:
     """Train a classifier on the feature set NAME and record it as a run.
 
@@ -80,7 +111,17 @@ def train(
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore", NotConverged)  # said below, from the run's notes
-        run = train_head(features, settings, cache=cache, seed=seed, progress=progress)
+        run = train_head(
+            features,
+            settings,
+            cache=cache,
+            options=TrainOptions(
+                seed=seed,
+                memory_bytes=memory_bytes,
+                shuffle_labels=shuffle_labels,
+                progress=progress,
+            ),
+        )
     for note in run.notes:
         say(f"note: {note}")
     if as_json:
@@ -96,7 +137,7 @@ def _progress() -> Iterator[Progress | None]:
         yield None
         return
 
-    def show(done: int, total: int) -> None:
+    def show(done: int, total: int, numbers: Mapping[str, float]) -> None:
         click.echo(f"\repoch {done} of {total}", nl=False, err=True)
 
     try:
@@ -114,7 +155,9 @@ def _fields(run: Run) -> dict[str, object]:
         "head": run.head,
         "settings": run.settings.to_dict(),
         "seed": run.seed,
+        "shuffled_labels": run.shuffled_labels,
         "metrics": dict(run.metrics),
+        "chosen": dict(run.chosen),
         "fit_seconds": run.seconds["fit"],
         "notes": list(run.notes),
     }

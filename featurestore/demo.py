@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from featurestore.compare import PairedTest, mcnemar_exact
+from featurestore.compare.results import PairedTest
+from featurestore.compare.statistics import mcnemar_exact
 from featurestore.embedding.embed import embed
 from featurestore.embedding.settings import EmbedResult, EmbedSettings, Progress
 from featurestore.errors import NotFound
 from featurestore.features import open_features
 from featurestore.stores import durable
-from featurestore.training.heads import DenseSettings, LogisticSettings
 from featurestore.training.runs import Run
+from featurestore.training.settings import DenseSettings, LogisticSettings
 from featurestore.training.train import train
 
 _SIDE = 32
@@ -87,7 +88,7 @@ def run_demo(folder: Path, *, cache: Path, progress: Progress, say: Callable[[st
     with open_features(embedded.fingerprint, cache=cache) as features:
         for settings in (LogisticSettings(), DenseSettings(learning_rate=_LEARNING_RATE)):
             say(f"training {settings.head}")
-            runs.append(train(features, settings, cache=cache, seed=0))
+            runs.append(train(features, settings, cache=cache))
     first, second = (_right(run) for run in runs)
     return Demo(digits, weights, embedded, tuple(runs), mcnemar_exact(first, second))
 

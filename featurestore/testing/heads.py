@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from featurestore.errors import IntegrityError, InvalidInput
 from featurestore.recipe import Recipe
-from featurestore.training.contract import Head, HeadSettings
+from featurestore.training.contract import FitOptions, Head, HeadSettings
 from featurestore.training.heads import build_settings, create_head
 
 RECIPE = Recipe(
@@ -130,7 +131,9 @@ class HeadConformance:
     def fit(cls, n_classes: int) -> Head:
         """Return a new head fitted to 66 blobs."""
         train = blobs(66, n_classes=n_classes)
-        return create_head(cls.settings()).fit(train, None, n_classes=n_classes, seed=3)
+        return create_head(cls.settings()).fit(
+            train, None, options=FitOptions(n_classes=n_classes, seed=3)
+        )
 
     def test_constructor_only_stores(self) -> None:
         """Nothing is learned, or computed, before `fit`."""
@@ -155,17 +158,19 @@ class HeadConformance:
         settings = self.settings()
         head = create_head(settings)
         train = blobs(66, n_classes=n_classes)
-        assert head.fit(train, train, n_classes=n_classes, seed=0) is head
+        assert head.fit(train, train, options=FitOptions(n_classes=n_classes)) is head
         assert head.settings is settings
         assert head.n_classes_ == n_classes
         assert head.feature_shape_ == (2, 2, 8)
         assert isinstance(head.notes_, tuple)
+        json.dumps(head.chosen_)
 
     def test_history_has_one_number_an_epoch(self) -> None:
         """Curves of one fit are equally long, and a validation curve needs a validation split."""
         train = blobs(40, n_classes=2)
         for validation, splits in ((None, {"train"}), (train, {"train", "validation"})):
-            head = create_head(self.settings()).fit(train, validation, n_classes=2, seed=0)
+            head = create_head(self.settings())
+            head.fit(train, validation, options=FitOptions(n_classes=2))
             names = {f"{split}_{what}" for split in splits for what in ("loss", "accuracy")}
             assert set(head.history_) in (set(), names)
             assert len({len(curve) for curve in head.history_.values()}) <= 1
@@ -176,14 +181,15 @@ class HeadConformance:
         first = fitted(n_classes).predict_proba(rows)
         head = self.fit(n_classes)
         np.testing.assert_array_equal(head.predict_proba(rows), first)
-        head.fit(blobs(66, n_classes=n_classes), None, n_classes=n_classes, seed=3)
+        options = FitOptions(n_classes=n_classes, seed=3)
+        head.fit(blobs(66, n_classes=n_classes), None, options=options)
         np.testing.assert_array_equal(head.predict_proba(rows), first)
 
     def test_refit_to_other_rows(self) -> None:
         """A head may be fitted again to another number of classes and another shape."""
         head = self.fit(2)
         train = blobs(60, n_classes=3, feature_shape=(5,))
-        head.fit(train, None, n_classes=3, seed=0)
+        head.fit(train, None, options=FitOptions(n_classes=3))
         assert head.predict_proba(train.features).shape == (60, 3)
 
     def test_global_random_state_is_left_alone(self) -> None:
@@ -224,7 +230,7 @@ class HeadConformance:
         half = blobs(66, n_classes=2)
         full = MemoryRows(half.features.astype(np.float32), half.labels)
         heads = [
-            create_head(self.settings()).fit(rows, None, n_classes=2, seed=0)
+            create_head(self.settings()).fit(rows, None, options=FitOptions(n_classes=2))
             for rows in (half, full)
         ]
         np.testing.assert_allclose(
@@ -250,7 +256,7 @@ class HeadConformance:
             )
             np.testing.assert_array_equal(loaded.predict_proba(rows), head.predict_proba(rows))
             assert (loaded.n_classes_, loaded.feature_shape_) == (n_classes, (2, 2, 8))
-            assert (loaded.history_, loaded.notes_) == ({}, ())
+            assert (loaded.history_, loaded.chosen_, loaded.notes_) == ({}, {}, ())
             head = loaded
 
     @pytest.mark.parametrize("damage", ["empty", "half", "flipped", "text", "gone"])

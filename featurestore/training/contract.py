@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar, Protocol, Self
@@ -11,7 +12,10 @@ import numpy as np
 from featurestore.errors import InvalidInput
 from featurestore.recipe import Recipe
 
-Progress = Callable[[int, int], None]  # (steps done, steps in all); an epoch, where there are any
+# (epochs done, epochs in all, that epoch's numbers under the names of `Head.history_`)
+Progress = Callable[[int, int, Mapping[str, float]], None]
+
+DEFAULT_MEMORY_BYTES = 4 * 2**30
 
 
 class NotConverged(UserWarning):
@@ -77,12 +81,39 @@ class Features(Protocol):
 
 
 class HeadSettings(Protocol):
-    """What decides a head, apart from its seed: a frozen dataclass of JSON scalars."""
+    """What decides a head, apart from its seed: a frozen dataclass of JSON values."""
 
-    head: ClassVar[str]
+    @property
+    def head(self) -> str:
+        """Name of the head, as `--head` takes it."""
+
+    @property
+    def uses_seed(self) -> bool:
+        """Whether fits with different seeds may differ."""
 
     def to_dict(self) -> dict[str, object]:
         """Return the fields as JSON-ready values."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """What a fit is told beside its rows and its settings.
+
+    Parameters
+    ----------
+    n_classes
+        Labels lie in [0, n_classes).
+    memory_bytes
+        Most bytes that rows and what is made of them may take while fitting. A head that can stream
+        reads what does not fit block by block, with the same result; another refuses.
+    progress
+        Told after each epoch, by heads that have epochs.
+    """
+
+    n_classes: int
+    seed: int = 0
+    memory_bytes: int = DEFAULT_MEMORY_BYTES
+    progress: Progress | None = None
 
 
 class Head(Protocol):
@@ -102,6 +133,9 @@ class Head(Protocol):
     history_
         One number per epoch under each of ``train_loss``, ``train_accuracy``, ``validation_loss``
         and ``validation_accuracy``; empty for a head without epochs, and after `load`.
+    chosen_
+        What the fit chose by itself, as JSON-ready values: a tuned ``c``, the epoch that early
+        stopping kept. Empty where nothing was left to it, and after `load`.
     notes_
         What a reader of the results must be told, such as that the fit did not converge.
     """
@@ -110,21 +144,14 @@ class Head(Protocol):
     n_classes_: int
     feature_shape_: tuple[int, ...]
     history_: Mapping[str, list[float]]
+    chosen_: Mapping[str, object]
     notes_: tuple[str, ...]
 
     @property
     def settings(self) -> HeadSettings:
         """What the constructor was given."""
 
-    def fit(
-        self,
-        train: Rows,
-        validation: Rows | None,
-        *,
-        n_classes: int,
-        seed: int,
-        progress: Progress | None = None,
-    ) -> Self:
+    def fit(self, train: Rows, validation: Rows | None, *, options: FitOptions) -> Self:
         """Fit to `train`, starting afresh: the same seed gives the same head on the same machine.
 
         Every class has at least one row in `train`. `validation` is for the history, and for
@@ -133,7 +160,7 @@ class Head(Protocol):
         Raises
         ------
         InvalidInput
-            The fit cannot be done on these features with these settings.
+            The fit cannot be done on these features with these settings in this memory.
         """
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:

@@ -19,8 +19,8 @@ import numpy as np
 import tensorflow as tf
 
 from featurestore.errors import IntegrityError, InvalidInput
-from featurestore.training.contract import Progress, Rows, check_rows
-from featurestore.training.heads import DenseSettings
+from featurestore.training.contract import FitOptions, Rows, check_rows
+from featurestore.training.settings import DenseSettings
 
 # Rows of one step of scoring and prediction: 512 rows of 8,192 columns are 16 MB in float32.
 _BLOCK_ROWS = 512
@@ -40,15 +40,7 @@ class DenseHead:
     def __init__(self, settings: DenseSettings) -> None:
         self.settings = settings
 
-    def fit(
-        self,
-        train: Rows,
-        validation: Rows | None,
-        *,
-        n_classes: int,
-        seed: int,
-        progress: Progress | None = None,
-    ) -> Self:
+    def fit(self, train: Rows, validation: Rows | None, *, options: FitOptions) -> Self:
         """Train for every epoch of the settings.
 
         Two fits with one seed are equal on one machine's processor; on a GPU only to rounding.
@@ -59,11 +51,11 @@ class DenseHead:
             The loss became infinite or not a number.
         """
         settings = self.settings
-        seeds = np.random.SeedSequence(seed).generate_state(4)
+        seeds = np.random.SeedSequence(options.seed).generate_state(4)
         model = _build(
             settings,
             train.feature_shape,
-            n_classes,
+            options.n_classes,
             seeds=[int(seed) for seed in seeds[:3]],
             scale=1.0 / _root_mean_square(train) if settings.scaled else 1.0,
         )
@@ -86,8 +78,9 @@ class DenseHead:
                     )
                 history.setdefault(f"{split}_loss", []).append(loss)
                 history.setdefault(f"{split}_accuracy", []).append(accuracy)
-            if progress is not None:
-                progress(epoch + 1, settings.epochs)
+            if options.progress is not None:
+                numbers = {name: curve[-1] for name, curve in history.items()}
+                options.progress(epoch + 1, settings.epochs, numbers)
         self._adopt(model, history)
         return self
 
@@ -96,6 +89,7 @@ class DenseHead:
         self.feature_shape_ = tuple(model.input_shape[1:])
         self.n_classes_ = max(2, model.output_shape[-1])
         self.history_ = history
+        self.chosen_: dict[str, object] = {}
         self.notes_: tuple[str, ...] = ()
         self._predict = tf.function(
             lambda block: _both_columns(model(tf.cast(block, tf.float32), training=False)),

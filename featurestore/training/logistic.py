@@ -16,8 +16,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from featurestore.errors import IntegrityError, InvalidInput
-from featurestore.training.contract import NotConverged, Progress, Rows, check_rows
-from featurestore.training.heads import LogisticSettings
+from featurestore.training.contract import FitOptions, NotConverged, Rows, check_rows
+from featurestore.training.settings import LogisticSettings
 
 # Largest entry of the gradient at which L-BFGS stops, on features of total variance 1. Measured on
 # 2,000 x 8,192: the coefficients are within 3e-4 of the optimum after 1.2 s; scikit-learn's 1e-4
@@ -39,15 +39,7 @@ class LogisticHead:
     def __init__(self, settings: LogisticSettings) -> None:
         self.settings = settings
 
-    def fit(
-        self,
-        train: Rows,
-        validation: Rows | None,
-        *,
-        n_classes: int,
-        seed: int,
-        progress: Progress | None = None,
-    ) -> Self:
+    def fit(self, train: Rows, validation: Rows | None, *, options: FitOptions) -> Self:
         """Find the optimum. Warns `NotConverged`, and notes it, where it was not reached.
 
         Raises
@@ -82,6 +74,7 @@ class LogisticHead:
         self.feature_shape_ = feature_shape
         self.n_classes_ = len(model.classes_)
         self.history_: dict[str, list[float]] = {}
+        self.chosen_: dict[str, object] = {}
         self.notes_ = notes
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:

@@ -26,13 +26,13 @@ from featurestore.digests import sha256_file
 from featurestore.errors import Conflict, IntegrityError, InvalidInput, NotFound
 from featurestore.stores import durable
 from featurestore.training.contract import Head, HeadSettings
+from featurestore.training.evaluation import Metrics, Predictions
 from featurestore.training.heads import create_head, stored_settings
 
-RUN_FORMAT_VERSION = 1
+RUN_FORMAT_VERSION = 2
 _RECORD = "run.json"
 _TRAIN_AGAIN = "fs train"
-
-Metrics = Mapping[str, float]
+_ADDED_IN_2 = {"shuffled_labels": False, "chosen": {}}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,25 +57,6 @@ class TrainedOn:
     rows: Mapping[str, int]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Predictions:
-    """One split's outcome, rows in the feature set's order.
-
-    Parameters
-    ----------
-    sample_ids
-        (N,) strings.
-    labels
-        (N,) int64.
-    probabilities
-        (N, n_classes) float32, columns in class order.
-    """
-
-    sample_ids: np.ndarray
-    labels: np.ndarray
-    probabilities: np.ndarray
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
     """One trained head and everything needed to judge, compare and repeat it.
@@ -86,17 +67,22 @@ class Run:
         UTC, ISO 8601, seconds.
     settings
         The head's settings; `head` is its name.
+    shuffled_labels
+        A control: the labels of the training rows were permuted before the fit.
     metrics
-        For each of train, validation and test: ``accuracy`` and ``log_loss`` (natural logarithm,
-        mean over rows), or None where the feature set has no rows for it.
+        For each of train, validation and test: what `featurestore.training.evaluation.score` gives,
+        or None where the feature set has no rows for it.
     history
         Per-epoch numbers of the head; empty where it has no epochs.
+    chosen
+        What the fit chose by itself, such as a tuned ``c``.
     notes
         What a reader of the metrics must be told.
     versions
         Of Python, featurestore, NumPy and the head's libraries.
     seconds
-        ``fit``: the fit with reading its rows; ``total``: with evaluation.
+        ``fit``: the fit with reading its rows; ``total``: with evaluation; ``predict_per_row``: one
+        row's probabilities within a block.
     files
         SHA-256 of every file beside run.json.
     """
@@ -107,13 +93,20 @@ class Run:
     head: str
     settings: HeadSettings
     seed: int
+    shuffled_labels: bool
     features: TrainedOn
     metrics: Mapping[str, Metrics | None]
     history: Mapping[str, list[float]]
+    chosen: Mapping[str, object]
     notes: tuple[str, ...]
     versions: Mapping[str, str]
     seconds: Mapping[str, float]
     files: Mapping[str, str]
+
+    @property
+    def model_path(self) -> Path:
+        """The model file: ``.keras`` or ``.skops``."""
+        return self.path / next(name for name in self.files if name.startswith("model."))
 
     def load_head(self) -> Head:
         """Return the trained head.
@@ -124,9 +117,8 @@ class Run:
             The model file is gone, is not the one that was written, or is no model of this head.
         """
         head = create_head(self.settings)
-        path = self._checked(f"model{head.suffix}")
         return head.load(
-            path,
+            self._checked(f"model{head.suffix}"),
             feature_shape=self.features.feature_shape,
             n_classes=len(self.features.class_names),
         )
@@ -245,6 +237,8 @@ def load_run(path: Path) -> Run:
             next_step=UPGRADE,
         )
     try:
+        if version == 1:
+            fields |= _ADDED_IN_2
         features = fields["features"]
         return Run(
             **fields

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import platform
 import secrets
@@ -15,24 +16,64 @@ import numpy as np
 from featurestore.catalogue import RUNS
 from featurestore.errors import InvalidInput
 from featurestore.training.contract import (
+    DEFAULT_MEMORY_BYTES,
     Features,
+    FitOptions,
     Head,
     HeadSettings,
     Progress,
     SampleRows,
 )
+from featurestore.training.evaluation import predict, score, seconds_per_row
 from featurestore.training.heads import create_head
-from featurestore.training.runs import (
-    Metrics,
-    Predictions,
-    Run,
-    TrainedOn,
-    new_run_id,
-    write_run,
-)
+from featurestore.training.rows import Relabelled
+from featurestore.training.runs import Run, TrainedOn, new_run_id, write_run
 
 SPLITS = ("train", "validation", "test")
-_BLOCK_BYTES = 64 * 2**20  # of features read at once while evaluating
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """How a head is trained, beside its settings.
+
+    Parameters
+    ----------
+    memory_bytes
+        As `FitOptions.memory_bytes`; not part of what decides the run.
+    shuffle_labels
+        Permute the labels of the training rows first, by `seed`: a control, whose score on other
+        splits is that of chance.
+    progress
+        Told after each epoch.
+    """
+
+    seed: int = 0
+    memory_bytes: int = DEFAULT_MEMORY_BYTES
+    shuffle_labels: bool = False
+    progress: Progress | None = None
+
+
+def fit_head(
+    settings: HeadSettings,
+    train: SampleRows,
+    validation: SampleRows | None,
+    *,
+    n_classes: int,
+    options: TrainOptions,
+) -> Head:
+    """Return a head fitted to rows of which every class has at least one."""
+    if options.shuffle_labels:
+        train = Relabelled(train, np.random.default_rng(options.seed).permutation(train.labels))
+    return create_head(settings).fit(
+        train,
+        validation,
+        options=FitOptions(
+            n_classes=n_classes,
+            seed=options.seed,
+            memory_bytes=options.memory_bytes,
+            progress=options.progress,
+        ),
+    )
 
 
 def train(
@@ -40,12 +81,12 @@ def train(
     settings: HeadSettings,
     *,
     cache: Path,
-    seed: int = 0,
-    progress: Progress | None = None,
+    options: TrainOptions = TrainOptions(),  # frozen
 ) -> Run:
     """Fit a head to the training split, evaluate it on every split, and write the run.
 
-    The head sees the training and validation splits. The test split is read once, after the fit.
+    The fit is given the training and validation splits and no way to the test split, which is read
+    afterwards, for the run's metrics and probabilities.
 
     Returns
     -------
@@ -59,17 +100,16 @@ def train(
     """
     present = {split: features[split] for split in features.splits if len(features[split])}
     _check_trainable(features, present)
-    head = create_head(settings)
     began = time.perf_counter()
-    head.fit(
+    head = fit_head(
+        settings,
         present["train"],
         present.get("validation"),
         n_classes=len(features.class_names),
-        seed=seed,
-        progress=progress,
+        options=options,
     )
     fitted = time.perf_counter()
-    predictions = {split: _predict(head, rows) for split, rows in present.items()}
+    predictions = {split: predict(head, rows) for split, rows in present.items()}
     ended = time.perf_counter()
     created = datetime.now(UTC)
     run_id = new_run_id(
@@ -84,33 +124,24 @@ def train(
         created=created.isoformat(timespec="seconds"),
         head=settings.head,
         settings=settings,
-        seed=seed,
+        seed=options.seed,
+        shuffled_labels=options.shuffle_labels,
         features=_trained_on(features, present),
         metrics={
             split: score(predictions[split]) if split in predictions else None for split in SPLITS
         },
         history=head.history_,
-        notes=(*head.notes_, *_missing_notes(features, present)),
+        chosen=head.chosen_,
+        notes=(*_control_notes(options), *head.notes_, *_missing_notes(features, present)),
         versions=_versions(head),
-        seconds={"fit": fitted - began, "total": ended - began},
+        seconds={
+            "fit": fitted - began,
+            "total": ended - began,
+            "predict_per_row": seconds_per_row(head, present["train"]),
+        },
         files={},
     )
     return write_run(run, head, predictions)
-
-
-def score(predictions: Predictions) -> Metrics:
-    """Return accuracy and log loss of one split.
-
-    The log loss is the mean over rows of -ln p(label), with p no less than float32's epsilon, as
-    scikit-learn's `log_loss` clips it. Of equal probabilities the first class is the prediction.
-    """
-    labels, probabilities = predictions.labels, predictions.probabilities
-    given = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    least = float(np.finfo(np.float32).eps)
-    return {
-        "accuracy": float(np.mean(probabilities.argmax(axis=1) == labels)),
-        "log_loss": float(-np.log(np.clip(given, least, 1 - least)).mean()),
-    }
 
 
 def _check_trainable(features: Features, present: Mapping[str, SampleRows]) -> None:
@@ -138,16 +169,6 @@ def _check_trainable(features: Features, present: Mapping[str, SampleRows]) -> N
         )
 
 
-def _predict(head: Head, rows: SampleRows) -> Predictions:
-    row_bytes = 4 * int(np.prod(rows.feature_shape))
-    block = max(1, _BLOCK_BYTES // row_bytes)
-    probabilities = [
-        head.predict_proba(rows.read(start, min(start + block, len(rows))))
-        for start in range(0, len(rows), block)
-    ]
-    return Predictions(rows.sample_ids, rows.labels, np.concatenate(probabilities))
-
-
 def _trained_on(features: Features, present: Mapping[str, SampleRows]) -> TrainedOn:
     return TrainedOn(
         name=features.name,
@@ -159,6 +180,12 @@ def _trained_on(features: Features, present: Mapping[str, SampleRows]) -> Traine
         feature_shape=present["train"].feature_shape,
         rows={split: len(rows) for split, rows in present.items()},
     )
+
+
+def _control_notes(options: TrainOptions) -> list[str]:
+    if not options.shuffle_labels:
+        return []
+    return ["a control: the labels of the training rows were shuffled before the fit"]
 
 
 def _missing_notes(features: Features, present: Mapping[str, SampleRows]) -> list[str]:

@@ -9,7 +9,7 @@ from PIL import Image
 
 import featurestore_cli.demo
 from featurestore.catalogue import Quarantined
-from featurestore.compare import mcnemar_exact
+from featurestore.compare.statistics import mcnemar_exact
 from featurestore.demo import Demo, write_digits
 from featurestore.embedding.settings import EmbedResult
 from featurestore_cli.main import run

@@ -10,7 +10,9 @@ import pytest
 from featurestore.errors import IntegrityError, InvalidInput
 from featurestore.testing.heads import HeadConformance, MemoryRows, blobs
 from featurestore.training import dense
-from featurestore.training.heads import DenseSettings, create_head
+from featurestore.training.contract import FitOptions
+from featurestore.training.heads import create_head
+from featurestore.training.settings import DenseSettings
 
 FIELDS = {"units": 16, "epochs": 15, "batch_size": 20, "learning_rate": 3e-3}
 TRAIN = blobs(40, n_classes=2)
@@ -23,7 +25,7 @@ class TestDense(HeadConformance):
 
 def fit(train, validation=None, *, n_classes=2, seed=0, **fields):
     head = create_head(DenseSettings(**{**FIELDS, **fields}))
-    return head.fit(train, validation, n_classes=n_classes, seed=seed)
+    return head.fit(train, validation, options=FitOptions(n_classes=n_classes, seed=seed))
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +57,10 @@ def test_compiled_step_is_keras_own(n_classes):
     train = blobs(53, n_classes=n_classes)
     seen = []
     head = create_head(DenseSettings(**{**FIELDS, "epochs": 3}))
-    head.fit(train, None, n_classes=n_classes, seed=4, progress=lambda *step: seen.append(step))
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    options = FitOptions(n_classes=n_classes, seed=4, progress=lambda *epoch: seen.append(epoch))
+    head.fit(train, None, options=options)
+    assert [epoch[:2] for epoch in seen] == [(1, 3), (2, 3), (3, 3)]
+    assert [epoch[2]["train_loss"] for epoch in seen] == head.history_["train_loss"]
 
     seeds = np.random.SeedSequence(4).generate_state(4)
     model = dense._build(

@@ -14,8 +14,9 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from featurestore.errors import IntegrityError, InvalidInput
 from featurestore.testing.heads import HeadConformance, MemoryRows, blobs
-from featurestore.training.contract import NotConverged
-from featurestore.training.heads import LogisticSettings, create_head
+from featurestore.training.contract import FitOptions, NotConverged
+from featurestore.training.heads import create_head
+from featurestore.training.settings import LogisticSettings
 
 DEFAULTS = {}
 
@@ -27,7 +28,7 @@ class TestLogistic(HeadConformance):
 
 def fit(train, n_classes=2, **fields):
     head = create_head(LogisticSettings(**fields))
-    return head.fit(train, None, n_classes=n_classes, seed=0)
+    return head.fit(train, None, options=FitOptions(n_classes=n_classes))
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
@@ -112,11 +113,13 @@ def test_types_outside_scikit_learn_are_refused(tmp_path):
 def test_tensorflow_is_not_loaded():
     code = (
         "import sys\n"
-        "from featurestore.testing.heads import blobs\n"
-        "from featurestore.training.heads import LogisticSettings, create_head\n"
+        "from featurestore.training.contract import FitOptions\n"
+        "from featurestore.training.heads import create_head\n"
+        "from featurestore.training.settings import LogisticSettings\n"
         "assert 'sklearn' not in sys.modules\n"
+        "from featurestore.testing.heads import blobs\n"
         "head = create_head(LogisticSettings())\n"
-        "head.fit(blobs(20, n_classes=2), None, n_classes=2, seed=0)\n"
+        "head.fit(blobs(20, n_classes=2), None, options=FitOptions(n_classes=2))\n"
         "print([name for name in sys.modules if name in ('tensorflow', 'keras')])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

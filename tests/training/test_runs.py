@@ -14,9 +14,9 @@ from featurestore.digests import sha256_file
 from featurestore.errors import Conflict, IntegrityError, InvalidInput, NotFound
 from featurestore.stores import durable
 from featurestore.testing.heads import MemoryFeatures, blobs
-from featurestore.training.heads import LogisticSettings
 from featurestore.training.runs import find_run, list_runs, load_run, new_run_id
-from featurestore.training.train import train
+from featurestore.training.settings import LogisticSettings
+from featurestore.training.train import TrainOptions, train
 
 NOON = datetime(2025, 3, 4, 12, 5, 6, tzinfo=UTC)
 
@@ -32,7 +32,7 @@ def features(**fields):
 
 @pytest.fixture
 def run(tmp_path):
-    return train(features(), LogisticSettings(c=3.0), cache=tmp_path, seed=5)
+    return train(features(), LogisticSettings(c=3.0), cache=tmp_path, options=TrainOptions(seed=5))
 
 
 def edit(run, **changes):
@@ -103,9 +103,24 @@ def test_model_of_another_run_is_refused(run, tmp_path):
 
 
 def test_newer_format_is_a_conflict(run):
-    edit(run, format_version=2)
-    with pytest.raises(Conflict, match="at most 1, found 2"):
+    edit(run, format_version=3)
+    with pytest.raises(Conflict, match="at most 2, found 3"):
         load_run(run.path)
+
+
+def test_format_1_is_read(run):
+    # Format 1 had neither of these fields, two metrics a split, and no prediction time.
+    record = run.path / "run.json"
+    fields = json.loads(record.read_text())
+    del fields["shuffled_labels"], fields["chosen"], fields["seconds"]["predict_per_row"]
+    fields["metrics"] = {"train": {"accuracy": 1.0, "log_loss": 0.1}, "validation": None}
+    record.write_text(json.dumps(fields | {"format_version": 1}))
+    old = load_run(run.path)
+    assert (old.shuffled_labels, old.chosen) == (False, {})
+    assert old.metrics["train"] == {"accuracy": 1.0, "log_loss": 0.1}
+    np.testing.assert_array_equal(
+        old.predictions("test").probabilities, run.predictions("test").probabilities
+    )
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format_version": 1}', "not json"])
@@ -192,7 +207,7 @@ def test_record_is_strict_json(run):
         raise AssertionError(text)
 
     fields = json.loads((run.path / "run.json").read_text(), parse_constant=refuse)
-    assert fields["format_version"] == 1
+    assert fields["format_version"] == 2
     assert "path" not in fields
 
 

@@ -2,19 +2,17 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, log_loss
 
 from featurestore.errors import InvalidInput
 from featurestore.testing.heads import MemoryFeatures, MemoryRows, blobs
-from featurestore.training import train as module
+from featurestore.training import evaluation
 from featurestore.training.heads import (
     DenseSettings,
     LogisticSettings,
     build_settings,
     create_head,
 )
-from featurestore.training.runs import Predictions
-from featurestore.training.train import score, train
+from featurestore.training.train import TrainOptions, train
 
 NAMES = ("cats", "dogs")
 
@@ -32,28 +30,40 @@ def test_metrics_of_every_split(tmp_path):
     run = train(given, LogisticSettings(), cache=tmp_path)
     assert list(run.metrics) == ["train", "validation", "test"]
     for split, found in run.metrics.items():
-        predictions = run.predictions(split)
-        predicted = predictions.probabilities.argmax(axis=1)
-        assert found["accuracy"] == accuracy_score(predictions.labels, predicted)
-        expected = log_loss(predictions.labels, predictions.probabilities)
-        assert found["log_loss"] == pytest.approx(expected, rel=1e-5)
+        assert found == evaluation.score(run.predictions(split))
     assert 0.5 < run.metrics["test"]["accuracy"] < 1
     assert run.features.rows == {"train": 60, "validation": 30, "test": 40}
     assert run.notes == ()
     assert run.seconds["total"] >= run.seconds["fit"] > 0
+    assert 0 < run.seconds["predict_per_row"] < 1
+    assert run.model_path.is_file()
     assert {"python", "numpy", "featurestore", "scikit-learn", "skops"} == set(run.versions)
+
+
+def test_shuffled_labels_score_at_chance(tmp_path):
+    given = features(train=blobs(200, n_classes=2), test=blobs(400, n_classes=2, seed=2))
+    control = train(
+        given, LogisticSettings(), cache=tmp_path, options=TrainOptions(shuffle_labels=True)
+    )
+    assert control.shuffled_labels
+    assert "shuffled" in control.notes[0]
+    assert 0.35 < control.metrics["test"]["accuracy"] < 0.65
+    assert control.metrics["test"]["accuracy"] < control.metrics["train"]["accuracy"]
+    # The labels that were learned are not the labels that are recorded.
+    np.testing.assert_array_equal(control.predictions("train").labels, given["train"].labels)
+    assert train(given, LogisticSettings(), cache=tmp_path).metrics["test"]["accuracy"] > 0.9
 
 
 def test_dense_run_round_trips(tmp_path):
     given = features(train=blobs(50, n_classes=2), test=blobs(20, n_classes=2, seed=2))
     settings = DenseSettings(units=8, epochs=3, learning_rate=1e-3)
-    run = train(given, settings, cache=tmp_path, seed=2)
+    run = train(given, settings, cache=tmp_path, options=TrainOptions(seed=2))
     assert set(run.history) == {"train_loss", "train_accuracy"}
     assert len(run.history["train_loss"]) == 3
     found = run.load_head().predict_proba(given["test"].features)
     np.testing.assert_array_equal(found, run.predictions("test").probabilities)
     assert {"tensorflow", "keras"} <= set(run.versions)
-    again = train(given, settings, cache=tmp_path, seed=2)
+    again = train(given, settings, cache=tmp_path, options=TrainOptions(seed=2))
     assert (again.metrics, again.history) == (run.metrics, run.history)
     assert again.id != run.id
 
@@ -113,18 +123,13 @@ def test_test_split_decides_nothing(tmp_path):
 def test_evaluation_by_blocks_is_evaluation_at_once(tmp_path, monkeypatch):
     given = features(train=blobs(50, n_classes=2), test=blobs(37, n_classes=2, seed=2))
     whole = train(given, LogisticSettings(), cache=tmp_path)
-    monkeypatch.setattr(module, "_BLOCK_BYTES", 5 * 4 * 32)
+    monkeypatch.setattr(evaluation, "_BLOCK_BYTES", 5 * 4 * 32)
     blocked = train(given, LogisticSettings(), cache=tmp_path)
     np.testing.assert_allclose(
         blocked.predictions("test").probabilities,
         whole.predictions("test").probabilities,
         atol=1e-6,
     )
-
-
-def test_log_loss_of_a_certain_mistake_is_finite():
-    certain = Predictions(np.array(["a"]), np.array([0]), np.array([[0, 1]], np.float32))
-    assert score(certain) == {"accuracy": 0.0, "log_loss": pytest.approx(15.94, abs=0.01)}
 
 
 @pytest.mark.parametrize(

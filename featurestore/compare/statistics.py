@@ -1,29 +1,11 @@
-"""Comparing two runs on the same test rows."""
+"""Statistics of classifiers on the same rows, from SciPy and statsmodels where they have them."""
 
 from __future__ import annotations
-
-import dataclasses
 
 import numpy as np
 from scipy.stats import binomtest
 
-
-@dataclasses.dataclass(frozen=True)
-class PairedTest:
-    """An exact McNemar test of two classifiers on the same samples.
-
-    Parameters
-    ----------
-    only_first, only_second
-        Samples that the one gets right and the other gets wrong.
-    p_value
-        Probability of a split at least this uneven if both were equally good.
-    """
-
-    samples: int
-    only_first: int
-    only_second: int
-    p_value: float
+from featurestore.compare.results import PairedTest
 
 
 def mcnemar_exact(first_right: np.ndarray, second_right: np.ndarray) -> PairedTest:

@@ -1,0 +1,1 @@
+"""What runs on the same rows can and cannot be told apart by."""

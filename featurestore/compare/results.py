@@ -1,0 +1,153 @@
+"""What a comparison found: numbers and sentences, no drawing and no reading."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from featurestore.training.runs import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A 95 % interval."""
+
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A number with its sampling error: what other images of the same kind might have given.
+
+    Parameters
+    ----------
+    value
+        None where it is not defined, such as the ROC AUC of a split that lacks a class.
+    interval
+        By the bootstrap over images; None where `value` is.
+    """
+
+    value: float | None
+    interval: Interval | None
+
+
+@dataclasses.dataclass(frozen=True)
+class PairedTest:
+    """An exact McNemar test of two classifiers on the same samples.
+
+    Parameters
+    ----------
+    only_first, only_second
+        Samples that the one gets right and the other gets wrong.
+    p_value
+        Probability of a split at least this uneven if both were equally good.
+    """
+
+    samples: int
+    only_first: int
+    only_second: int
+    p_value: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Contender:
+    """One head: its runs differ in their seeds only, and are ordered by them.
+
+    Parameters
+    ----------
+    label
+        Unique within the comparison: the head's name, with the settings that set it apart where
+        several contenders have the same head.
+    metrics
+        Each of `featurestore.training.evaluation.METRICS`: the mean over the runs.
+    seed_spread
+        Standard deviation of each metric over seeds (n - 1); None with fewer than two runs.
+    fit_seconds, predict_us, model_bytes
+        Medians over the runs: of the fit, of one image's probabilities in microseconds (None where
+        an older run did not record it), of the model file.
+    majority_share
+        Share of the split's most frequent label: what always answering it would score.
+    chance_p
+        One-sided exact binomial p-value of the first run's accuracy against `majority_share`.
+    sentence
+        How it stands against chance, in words.
+    """
+
+    label: str
+    runs: tuple[Run, ...]
+    metrics: Mapping[str, Estimate]
+    seed_spread: Mapping[str, float | None] | None
+    fit_seconds: float
+    predict_us: float | None
+    model_bytes: float
+    majority_share: float
+    chance_p: float
+    sentence: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two contenders on the same images.
+
+    Parameters
+    ----------
+    first, second
+        Labels of contenders.
+    difference
+        Accuracy of the first less that of the second, means over seeds; paired bootstrap.
+    test
+        Of each contender's first run.
+    adjusted_p
+        `test.p_value` after Holm's correction over all pairs.
+    seed_p_range
+        Smallest and largest p-value over runs of equal position; None with one run each.
+    images_needed
+        About how many images would tell a difference of this size apart; None where none would.
+    sentence
+        The outcome in words.
+    """
+
+    first: str
+    second: str
+    difference: Estimate
+    test: PairedTest
+    adjusted_p: float
+    seed_p_range: Interval | None
+    images_needed: int | None
+    sentence: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Comparison:
+    """Contenders on one split of one feature set.
+
+    Parameters
+    ----------
+    feature_set, fingerprint
+        Name and identity of what all runs were trained on.
+    split
+        The split that was compared on.
+    sample_ids
+        (N,) strings.
+    labels
+        (N,) int64.
+    probabilities
+        By run id: (N, n_classes) float32, rows in the order of `sample_ids`.
+    resamples, seed
+        Of the bootstrap.
+    """
+
+    feature_set: str
+    fingerprint: str
+    split: str
+    class_names: tuple[str, ...]
+    sample_ids: np.ndarray
+    labels: np.ndarray
+    contenders: tuple[Contender, ...]
+    pairs: tuple[Pair, ...]
+    probabilities: Mapping[str, np.ndarray]
+    resamples: int
+    seed: int
