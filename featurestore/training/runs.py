@@ -16,18 +16,29 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping
+from dataclasses import MISSING
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from featurestore.catalogue import RUNS, UPGRADE
 from featurestore.digests import sha256_file
-from featurestore.errors import Conflict, IntegrityError, InvalidInput, NotFound
+from featurestore.errors import (
+    Conflict,
+    FeatureStoreError,
+    IntegrityError,
+    InvalidInput,
+    NotFound,
+)
+from featurestore.names import nfc
 from featurestore.stores import durable
 from featurestore.training.contract import Head, HeadSettings
-from featurestore.training.evaluation import Metrics, Predictions
 from featurestore.training.heads import create_head, stored_settings
+
+if TYPE_CHECKING:  # it loads scikit-learn, which a list of runs does without
+    from featurestore.training.evaluation import Metrics, Predictions
 
 RUN_FORMAT_VERSION = 2
 _RECORD = "run.json"
@@ -108,6 +119,40 @@ class Run:
         """The model file: ``.keras`` or ``.skops``."""
         return self.path / next(name for name in self.files if name.startswith("model."))
 
+    def changed_settings(self) -> dict[str, object]:
+        """Return the settings that are not at their defaults, as JSON-ready values."""
+        defaults = {
+            field.name: field.default
+            for field in dataclasses.fields(self.settings)  # type: ignore[arg-type] # dataclasses
+        }
+        # A field without a default (a scikit-learn class) is always told.
+        return {
+            name: value
+            for name, value in self.settings.to_dict().items()
+            if value != defaults.get(name, MISSING)
+        }
+
+    def damages(self) -> dict[str, str]:
+        """Read every file and return what is wrong with each that is not the one written."""
+        found = {}
+        for name in self.files:
+            try:
+                self._checked(name)
+            except IntegrityError as error:
+                found[name] = error.message
+        return found
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the record as JSON-ready values: all but `path`, since a run may be moved."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields |= {
+            "format_version": RUN_FORMAT_VERSION,
+            "settings": self.settings.to_dict(),
+            "features": dataclasses.asdict(self.features),
+        }
+        del fields["path"]
+        return fields
+
     def load_head(self) -> Head:
         """Return the trained head.
 
@@ -133,6 +178,8 @@ class Run:
         IntegrityError
             The file is gone or is not the one that was written.
         """
+        from featurestore.training.evaluation import Predictions
+
         name = _predictions_name(split)
         if name not in self.files:
             raise NotFound(
@@ -154,7 +201,7 @@ class Run:
         if found != expected:
             raise IntegrityError(
                 f"run {self.id}: {path}: expected SHA-256 {expected}, found {found}",
-                next_step=f"do not use it; remove {self.path} and train again: {_TRAIN_AGAIN}",
+                next_step=f"do not use it: fs rm {self.id}, then {_TRAIN_AGAIN} again",
             )
         return path
 
@@ -196,7 +243,7 @@ def write_run(run: Run, head: Head, predictions: Mapping[str, Predictions]) -> R
             )
         files = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
         run = dataclasses.replace(run, files=files)
-        durable.write_new_file(temporary / _RECORD, _to_json(run))
+        durable.write_new_file(temporary / _RECORD, _json(run.to_dict()))
         durable.sync_tree(temporary)
         durable.replace(temporary, run.path)
     except OSError as error:
@@ -229,7 +276,7 @@ def load_run(path: Path) -> Run:
         raise NotFound(f"no run in {path}: it has no {_RECORD}") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(
-            f"{record} is not the record of a run: {error!r}", next_step=f"remove {path}"
+            f"{record} is not the record of a run: {error!r}", next_step=f"fs rm {path.name}"
         ) from error
     if not isinstance(version, int) or version > RUN_FORMAT_VERSION:
         raise Conflict(
@@ -258,8 +305,31 @@ def load_run(path: Path) -> Run:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(
-            f"{record} lacks or adds fields of a run: {error}", next_step=f"remove {path}"
+            f"{record} lacks or adds fields of a run: {error}", next_step=f"fs rm {path.name}"
         ) from error
+
+
+class FoundRuns(NamedTuple):
+    """The runs of a cache that can be read, newest first, and why others cannot."""
+
+    runs: list[Run]
+    problems: list[FeatureStoreError]
+
+
+def read_runs(cache: Path) -> FoundRuns:
+    """Return the runs of a cache; one that is damaged does not hide the others."""
+    found = FoundRuns([], [])
+    for path in _run_paths(cache):
+        try:
+            found.runs.append(load_run(path))
+        except NotFound:
+            if path.exists():  # else another process has removed it since the folder was listed
+                problem = f"{path} is not a run: it has no {_RECORD}"
+                found.problems.append(IntegrityError(problem, next_step=f"fs rm {path.name}"))
+        except (Conflict, IntegrityError) as error:
+            found.problems.append(error)
+    found.runs.sort(key=lambda run: (run.created, run.id), reverse=True)
+    return found
 
 
 def list_runs(cache: Path) -> list[Run]:
@@ -268,14 +338,25 @@ def list_runs(cache: Path) -> list[Run]:
     Raises
     ------
     Conflict, IntegrityError
-        As `load_run`, of the first that cannot be read.
+        One cannot be read; `read_runs` goes on.
     """
-    runs = [load_run(path) for path in _run_paths(cache)]
-    return sorted(runs, key=lambda run: (run.created, run.id), reverse=True)
+    found = read_runs(cache)
+    if found.problems:
+        raise found.problems[0]
+    return found.runs
 
 
-def find_run(wanted: str, *, cache: Path) -> Run:
-    """Return the one run that has the id `wanted`, or whose id starts so.
+def matching_ids(wanted: str, *, cache: Path) -> list[str]:
+    """Return the id `wanted` if there is such a run, readable or not; else those that start so."""
+    names = [path.name for path in _run_paths(cache)]
+    wanted = nfc(wanted)
+    if wanted in names:
+        return [wanted]
+    return [name for name in names if wanted and name.startswith(wanted)]
+
+
+def find_run_path(wanted: str, *, cache: Path) -> Path:
+    """Return the folder of the one run that has the id `wanted`, or whose id starts so.
 
     Raises
     ------
@@ -284,19 +365,33 @@ def find_run(wanted: str, *, cache: Path) -> Run:
     InvalidInput
         Several do.
     """
-    names = [path.name for path in _run_paths(cache)]
-    matching = (
-        [wanted] if wanted in names else [n for n in names if wanted and n.startswith(wanted)]
-    )
+    matching = matching_ids(wanted, cache=cache)
     if len(matching) > 1:
         raise InvalidInput(
             f"{wanted!r} means {len(matching)} runs: {', '.join(matching[:8])}",
             next_step="type more of the id",
         )
     if not matching:
+        names = [path.name for path in _run_paths(cache)]
         held = f"it holds {', '.join(names[-8:])}" if names else "it holds none yet"
-        raise NotFound(f"no run {wanted!r} in cache {cache}: {held}", next_step=_TRAIN_AGAIN)
-    return load_run(cache / RUNS / matching[0])
+        raise NotFound(
+            f"no run {wanted!r} in cache {cache}: {held}",
+            next_step="fs runs" if names else _TRAIN_AGAIN,
+        )
+    return cache / RUNS / matching[0]
+
+
+def find_run(wanted: str, *, cache: Path) -> Run:
+    """Return the one run that has the id `wanted`, or whose id starts so.
+
+    Raises
+    ------
+    NotFound, InvalidInput
+        As `find_run_path`.
+    Conflict, IntegrityError
+        As `load_run`.
+    """
+    return load_run(find_run_path(wanted, cache=cache))
 
 
 def _run_paths(cache: Path) -> list[Path]:
@@ -310,12 +405,5 @@ def _predictions_name(split: str) -> str:
     return f"probabilities-{split}.npz"
 
 
-def _to_json(run: Run) -> bytes:
-    fields = {field.name: getattr(run, field.name) for field in dataclasses.fields(run)}
-    fields |= {
-        "format_version": RUN_FORMAT_VERSION,
-        "settings": run.settings.to_dict(),
-        "features": dataclasses.asdict(run.features),
-    }
-    del fields["path"]  # a run may be moved
+def _json(fields: Mapping[str, object]) -> bytes:
     return (json.dumps(fields, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()

@@ -14,7 +14,14 @@ from featurestore.digests import sha256_file
 from featurestore.errors import Conflict, IntegrityError, InvalidInput, NotFound
 from featurestore.stores import durable
 from featurestore.testing.heads import MemoryFeatures, blobs
-from featurestore.training.runs import find_run, list_runs, load_run, new_run_id
+from featurestore.training.runs import (
+    find_run,
+    list_runs,
+    load_run,
+    matching_ids,
+    new_run_id,
+    read_runs,
+)
 from featurestore.training.settings import LogisticSettings
 from featurestore.training.train import TrainOptions, train
 
@@ -157,6 +164,49 @@ def test_list_is_newest_first_and_skips_unfinished(tmp_path):
     assert [run.id for run in list_runs(tmp_path)] == [run.id for run in reversed(runs)]
 
 
+def test_damaged_and_newer_runs_do_not_hide_the_others(tmp_path):
+    good, torn, newer = (train(features(), LogisticSettings(), cache=tmp_path) for _ in range(3))
+    (torn.path / "run.json").write_text("{")
+    edit(newer, format_version=3)
+    (tmp_path / "runs" / "stray").mkdir()
+    found = read_runs(tmp_path)
+    assert found.runs == [good]
+    assert sorted(problem.exit_code for problem in found.problems) == [5, 5, 6]
+    texts = " ".join(str(problem) for problem in found.problems)
+    assert f"fs rm {torn.id}" in texts and "stray is not a run: it has no run.json" in texts
+    with pytest.raises((IntegrityError, Conflict)):
+        list_runs(tmp_path)
+
+
+def test_run_removed_while_the_folder_is_read_is_no_problem(monkeypatch, run, tmp_path):
+    gone = tmp_path / "runs" / "gone"
+    monkeypatch.setattr("featurestore.training.runs._run_paths", lambda cache: [gone, run.path])
+    assert read_runs(tmp_path) == ([run], [])
+
+
+def test_changed_settings_are_those_that_differ_from_the_default(run, tmp_path):
+    assert run.changed_settings() == {"c": 3.0}
+    assert train(features(), LogisticSettings(), cache=tmp_path).changed_settings() == {}
+
+
+def test_damages_name_each_file_that_is_not_as_written(run):
+    assert run.damages() == {}
+    (run.path / "model.skops").write_bytes(b"other")
+    (run.path / "probabilities-test.npz").unlink()
+    found = run.damages()
+    assert set(found) == {"model.skops", "probabilities-test.npz"}
+    assert "expected SHA-256" in found["model.skops"]
+
+
+def test_matching_ids_prefer_a_whole_id_and_normalise(tmp_path):
+    for name in ("dense-a", "dense-a-b", "dense-\u00e9"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    assert matching_ids("dense-a", cache=tmp_path) == ["dense-a"]
+    assert matching_ids("dense-e\u0301", cache=tmp_path) == ["dense-\u00e9"]
+    assert len(matching_ids("dense", cache=tmp_path)) == 3
+    assert matching_ids("", cache=tmp_path) == []
+
+
 def test_find_by_unique_prefix(run, tmp_path):
     assert find_run(run.id, cache=tmp_path) == run
     assert find_run("logistic-", cache=tmp_path) == run
@@ -213,6 +263,14 @@ def test_record_is_strict_json(run):
 
 def test_runs_are_values(run):
     assert dataclasses.replace(run, seed=6) != run
+
+
+def test_run_id_of_a_scikit_learn_class_is_found_by_a_prefix_with_dots(run, tmp_path):
+    name = new_run_id("sklearn.tree.DecisionTreeClassifier", "a.b", created=NOON, suffix="3f9a")
+    assert name == "sklearn.tree.DecisionTreeClassifier-a.b-20250304T120506-3f9a"
+    run.path.rename(tmp_path / "runs" / name)
+    assert find_run("sklearn.tree.", cache=tmp_path).id == name
+    assert find_run(name, cache=tmp_path).model_path.name == "model.skops"
 
 
 def test_run_id_is_readable():

@@ -1,0 +1,70 @@
+"""Runs written by earlier versions stay readable: record, predictions and head.
+
+Those of format 1 were written by the last commit of that format, with its own code; that of format
+2 by the commit that brought it. All are of `features()` below. Never write them anew: a run that
+today's code has written proves nothing about yesterday's.
+"""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from featurestore.testing.heads import blobs
+from featurestore.training.runs import RUN_FORMAT_VERSION, find_run, list_runs, load_run
+from featurestore.training.settings import LogisticSettings
+
+GOLDEN = Path(__file__).with_name("golden_runs")
+NAMES = ["format1-dense", "format1-logistic", "format2-logistic"]
+SPLITS = {"train": (40, 0), "validation": (20, 1), "test": (30, 2)}  # rows, seed
+
+
+def rows(split):
+    count, seed = SPLITS[split]
+    return blobs(count, n_classes=2, seed=seed)
+
+
+def test_every_format_has_a_golden_run():
+    formats = {int(name[len("format")]) for name in NAMES}
+    assert formats == set(range(1, RUN_FORMAT_VERSION + 1))
+    assert sorted(path.name for path in GOLDEN.iterdir()) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_record_is_read_whole(name):
+    run = load_run(GOLDEN / name)
+    assert (run.id, run.seed, run.shuffled_labels, run.chosen) == (name, 5, False, {})
+    assert run.head == name.partition("-")[2]
+    assert run.features.rows == {"train": 40, "validation": 20, "test": 30}
+    found = run.predictions("test")
+    right = np.mean(found.probabilities.argmax(axis=1) == found.labels)
+    assert run.metrics["test"]["accuracy"] == pytest.approx(right)
+    assert run.damages() == {}
+
+
+def test_settings_added_since_take_the_value_that_was_meant_then():
+    assert load_run(GOLDEN / "format1-logistic").settings == LogisticSettings(c=3.0)
+    changed = load_run(GOLDEN / "format1-dense").changed_settings()
+    assert changed == {"units": 4, "epochs": 2}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_head_gives_the_recorded_probabilities(name):
+    run = load_run(GOLDEN / name)
+    head = run.load_head()
+    for split in SPLITS:
+        recorded = run.predictions(split)
+        assert recorded.sample_ids.tolist() == rows(split).sample_ids.tolist()
+        np.testing.assert_array_equal(recorded.labels, rows(split).labels)
+        # Another processor or library adds in another order.
+        np.testing.assert_allclose(
+            head.predict_proba(rows(split).features), recorded.probabilities, atol=1e-5
+        )
+
+
+def test_run_of_format_1_is_listed_and_moved_like_any_other(tmp_path):
+    for name in NAMES:
+        shutil.copytree(GOLDEN / name, tmp_path / "runs" / name)
+    assert {run.id for run in list_runs(tmp_path)} == set(NAMES)
+    assert find_run("format1-l", cache=tmp_path).head == "logistic"
