@@ -1,0 +1,195 @@
+"""A comparison as intervals: how accurate each contender is, and which pairs are told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from featurestore.compare.results import Comparison, Contender, Estimate, Interval, Pair
+from featurestore.report.figures import (
+    INK,
+    MUTED,
+    PALETTE,
+    Figure,
+    FuncFormatter,
+    MaxNLocator,
+    Picture,
+    write_picture,
+)
+from featurestore.report.text import count_text, p_text, points_text, shown
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+LEVEL = 0.05
+_LONGEST_NAME = 30
+_ROW_INCHES, _FRAME_INCHES = 0.36, 0.75
+# The chance line joins an axis that it makes at most so many times longer; else a note stands in.
+_MOST_STRETCH = 3.0
+
+
+def draw_comparison(comparison: Comparison, path: Path) -> None:
+    """Write accuracies with their 95 % intervals above the differences of pairs, as PNG or SVG.
+
+    Beside each interval, which is sampling error, the accuracy of each seed stands as a dot.
+
+    Raises
+    ------
+    InvalidInput
+        `path` cannot be written, or its name ends in neither.
+    """
+    write_picture(comparison_picture(comparison), path)
+
+
+def comparison_picture(comparison: Comparison, *, width_inches: float = 8.0) -> Picture:
+    """Return the picture of `draw_comparison`."""
+    contenders, pairs = comparison.contenders, comparison.pairs
+    heights = [len(contenders) + 0.4, len(pairs) + 0.2] if pairs else [len(contenders) + 0.4]
+
+    def paint(figure: Figure) -> None:
+        panels = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False).ravel()
+        contenders_onto(panels[0], comparison)
+        if pairs:
+            pairs_onto(panels[1], pairs)
+
+    inches = sum(_ROW_INCHES * rows + _FRAME_INCHES for rows in heights)
+    return Picture((width_inches, inches), _in_words(comparison), paint)
+
+
+def contenders_onto(axes: Axes, comparison: Comparison) -> None:
+    """Draw a row for each contender: the mean over seeds with its interval, the seeds below it."""
+    contenders = comparison.contenders
+    spans = [_span(contender) for contender in contenders]
+    low, high = min(span.low for span in spans), max(span.high for span in spans)
+    chance = contenders[0].majority_share
+    low, high = _with_margin(low, high)
+    if chance < low and (high - chance) <= _MOST_STRETCH * (high - low):
+        low = chance - 0.04 * (high - chance)
+    for row, contender in enumerate(contenders):
+        _interval_onto(axes, row, contender.metrics["accuracy"], told_apart=True)
+        if len(contender.runs) > 1:
+            seeds = _by_seed(contender, comparison)
+            axes.plot(
+                seeds, [row + 0.28] * len(seeds), "o", color=PALETTE[1], alpha=0.5, markersize=4
+            )
+    axes.set_xlim(max(low, -0.02), min(high, 1.02))
+    _chance_onto(axes, chance)
+    _name_rows(axes, [_named(contender) for contender in contenders])
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+    rows = count_text(len(comparison.labels), "image")
+    seeds_note = "; dots: seeds" if any(len(c.runs) > 1 for c in contenders) else ""
+    axes.set_title(f"Accuracy on {rows} ({comparison.split}), with 95 % interval{seeds_note}")
+
+
+def pairs_onto(axes: Axes, pairs: Sequence[Pair]) -> None:
+    """Draw a row for each pair; those that the corrected test tells apart are filled."""
+    for row, pair in enumerate(pairs):
+        told_apart = pair.adjusted_p < LEVEL
+        _interval_onto(axes, row, pair.difference, told_apart=told_apart)
+        p = p_text(pair.adjusted_p)
+        axes.annotate(
+            f"p {p}" if p.startswith("<") else f"p = {p}",
+            (1, row),
+            xycoords=("axes fraction", "data"),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+            color=INK if told_apart else MUTED,
+            annotation_clip=False,
+        )
+    axes.axvline(0, color=MUTED, linewidth=1)
+    _name_rows(
+        axes, [f"{shown(p.first, _LONGEST_NAME)} − {shown(p.second, _LONGEST_NAME)}" for p in pairs]
+    )
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: points_text(value)))
+    corrected = f"p after Holm's correction over {count_text(len(pairs), 'pair')}"
+    axes.set_title(
+        "Difference in percent points, with 95 % interval;\n"
+        f"{corrected}; filled: told apart (p < {LEVEL:g})"
+        if len(pairs) > 1
+        else f"Difference in percent points, with 95 % interval; filled: told apart (p < {LEVEL:g})"
+    )
+
+
+def _interval_onto(axes: Axes, row: int, estimate: Estimate, *, told_apart: bool) -> None:
+    if estimate.value is None:
+        return
+    colour = PALETTE[0] if told_apart else MUTED
+    if estimate.interval is not None:
+        axes.hlines(row, estimate.interval.low, estimate.interval.high, color=colour, linewidth=2)
+    axes.plot(
+        estimate.value,
+        row,
+        "o",
+        color=colour,
+        markersize=7,
+        markerfacecolor=colour if told_apart else "none",
+        markeredgewidth=1.6,
+    )
+
+
+def _name_rows(axes: Axes, names: Sequence[str]) -> None:
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(True, axis="x")
+
+
+def _chance_onto(axes: Axes, chance: float) -> None:
+    low, high = axes.get_xlim()
+    inside = low <= chance <= high
+    if inside:
+        axes.axvline(chance, color=MUTED, linewidth=1, linestyle="--")
+    text = f"most frequent class: {chance:.3f}"
+    axes.annotate(
+        text if inside else f"← {text}" if chance < low else f"{text} →",
+        (chance if inside else 0 if chance < low else 1, 0),
+        xycoords=("data" if inside else "axes fraction", "axes fraction"),
+        xytext=(4, 3),
+        textcoords="offset points",
+        ha="left" if chance <= (low + high) / 2 else "right",
+        color=MUTED,
+        fontsize=8,
+    )
+
+
+def _span(contender: Contender) -> Interval:
+    accuracy = contender.metrics["accuracy"]
+    ends = [0.0 if accuracy.value is None else accuracy.value]
+    if accuracy.interval is not None:
+        ends += [accuracy.interval.low, accuracy.interval.high]
+    return Interval(min(ends), max(ends))
+
+
+def _with_margin(low: float, high: float) -> tuple[float, float]:
+    margin = max(0.06 * (high - low), 0.005)
+    return low - margin, high + margin
+
+
+def _by_seed(contender: Contender, comparison: Comparison) -> list[float]:
+    return [
+        float(np.mean(comparison.probabilities[run.id].argmax(axis=1) == comparison.labels))
+        for run in contender.runs
+    ]
+
+
+def _named(contender: Contender) -> str:
+    name = shown(contender.label, _LONGEST_NAME)
+    runs = len(contender.runs)
+    return name if runs == 1 else f"{name} ({runs} seeds)"
+
+
+def _in_words(comparison: Comparison) -> str:
+    parts = []
+    for contender in comparison.contenders:
+        accuracy = contender.metrics["accuracy"]
+        words = f"{shown(contender.label)} {accuracy.value or 0:.3f}"
+        if accuracy.interval is not None:
+            words += f" ({accuracy.interval.low:.3f} to {accuracy.interval.high:.3f})"
+        parts.append(words)
+    return f"Accuracy with 95 % interval: {', '.join(parts)}"

@@ -1,0 +1,56 @@
+"""Names and numbers as people read them. Names are anybody's: files and folders of a dataset."""
+
+from __future__ import annotations
+
+import unicodedata
+
+# Control, format (among them those that turn the direction of text) and surrogate characters.
+_UNSHOWABLE = frozenset({"Cc", "Cf", "Cs"})
+
+
+def shown(name: str, most: int | None = None) -> str:
+    """Return a name on one line, without characters that draw nothing or move others.
+
+    Each is replaced by U+FFFD. Longer names than `most` end in an ellipsis.
+    """
+    text = "".join(
+        "\ufffd" if unicodedata.category(character) in _UNSHOWABLE else character
+        for character in name
+    )
+    return text if most is None or len(text) <= most else text[: most - 1].rstrip() + "…"
+
+
+def count_text(count: int, noun: str) -> str:
+    """Return ``1 image``, ``1,000 images``, ``2 classes``."""
+    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
+    return f"{count:,} {noun}{ending}"
+
+
+def p_text(p: float) -> str:
+    """Return a p-value to three decimals, or as below the smallest that shows."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def percent_text(share: float) -> str:
+    """Return a share in percent: one decimal, none at the ends."""
+    return f"{100 * share:.0f} %" if share in (0, 1) else f"{100 * share:.1f} %"
+
+
+def points_text(difference: float) -> str:
+    """Return a difference of accuracies in percent points, signed, with a true minus."""
+    return f"{100 * difference:+.1f}".replace("-", "\u2212")
+
+
+def seconds_text(seconds: float) -> str:
+    """Return a duration: 0.42 s, 12.3 s, 135 s."""
+    return f"{seconds:.{2 if seconds < 1 else 1 if seconds < 100 else 0}f} s"
+
+
+def bytes_text(size_bytes: float) -> str:
+    """Return a size in the largest binary unit that keeps it above one."""
+    size = float(size_bytes)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
