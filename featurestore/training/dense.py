@@ -1,4 +1,4 @@
-"""The dense head: Keras, trained by one compiled step from features held once as they are stored.
+"""The dense head: Keras, trained by one compiled step from features as they are stored.
 
 Measured on 2,000 x 8,192 float16 rows, batch 20, two cores: 5 ms of processor time a step, where
 `model.fit` on float32 rows takes 12; ten epochs with validation 4.5 s against 11.2 s. One compiled
@@ -8,9 +8,7 @@ optimizer's step. What is left is bound by memory: RMSprop reads and writes ever
 
 from __future__ import annotations
 
-import platform
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -20,19 +18,24 @@ import tensorflow as tf
 
 from featurestore.errors import IntegrityError, InvalidInput
 from featurestore.training.contract import FitOptions, Rows, check_rows
+from featurestore.training.dense_network import (
+    both_columns,
+    build_network,
+    build_optimizer,
+    layer_plan,
+)
+from featurestore.training.dense_steps import Scoring, Training, block_rows
 from featurestore.training.settings import DenseSettings
-
-# Rows of one step of scoring and prediction: 512 rows of 8,192 columns are 16 MB in float32.
-_BLOCK_ROWS = 512
-_NO_ROW = -1
+from featurestore.training.streaming import RowSource, plan_residence
 
 
 class DenseHead:
     """Flatten, scale, Dense(units, relu), dropout where asked for, then one sigmoid or K softmax.
 
-    Computes in float32 whatever the features are stored in. `history_` holds the training loss and
-    accuracy as Keras reports them, averaged over the epoch while the weights move, and the
-    validation split's at the end of each epoch. Every row is trained on once an epoch.
+    Computes in float32 whatever the features are stored in. `history_` holds what Keras's `fit`
+    reports: the training loss, with class weights where asked for, and accuracy, averaged over the
+    epoch while the weights move; the validation split's, unweighted, at the end of each epoch.
+    Every row is trained on once an epoch, in the order of `featurestore.training.pools`.
     """
 
     suffix: ClassVar[str] = ".keras"
@@ -41,48 +44,79 @@ class DenseHead:
         self.settings = settings
 
     def fit(self, train: Rows, validation: Rows | None, *, options: FitOptions) -> Self:
-        """Train for every epoch of the settings.
+        """Train for the epochs of the settings, or until early stopping ends it.
 
-        Two fits with one seed are equal on one machine's processor; on a GPU only to rounding.
+        Two fits with one seed are equal on one machine's processor, whether rows are held or read
+        from disk; on a GPU only to rounding.
 
         Raises
         ------
         InvalidInput
-            The loss became infinite or not a number.
+            The loss became infinite or not a number; early stopping has no validation rows; not
+            even one pool of rows fits `options.memory_bytes`.
         """
         settings = self.settings
+        if validation is not None and not len(validation):
+            validation = None
+        stopping = _stopping(settings, validation)
+        kept = plan_residence(
+            train, validation, memory_bytes=options.memory_bytes, head=settings.head
+        )
+        rows = RowSource(train, held=kept.train, ahead=kept.ahead)
         seeds = np.random.SeedSequence(options.seed).generate_state(4)
-        model = _build(
+        model = build_network(
             settings,
             train.feature_shape,
             options.n_classes,
             seeds=[int(seed) for seed in seeds[:3]],
-            scale=1.0 / _root_mean_square(train) if settings.scaled else 1.0,
+            scale=1.0 / _root_mean_square(rows) if settings.scaled else 1.0,
         )
-        optimizer = keras.optimizers.RMSprop(settings.learning_rate)
+        training = Training(
+            model,
+            build_optimizer(settings),
+            rows,
+            batch_size=settings.batch_size,
+            class_weights=_class_weights(settings, train.labels, options.n_classes),
+        )
+        scoring = (
+            None
+            if validation is None
+            else Scoring(model, RowSource(validation, held=kept.validation))
+        )
         shuffles = np.random.default_rng(seeds[3])
-        train_epoch = _training_epoch(model, optimizer, train)
-        score = None if validation is None else _scoring(model, validation)
         history: dict[str, list[float]] = {}
-        for epoch in range(settings.epochs):
-            order = shuffles.permutation(len(train))
-            results = {"train": train_epoch(order, settings.batch_size)}
-            if score is not None and validation is not None:
-                results["validation"] = score(np.arange(len(validation)), _BLOCK_ROWS)
-            for split, (loss, accuracy) in results.items():
-                if not np.isfinite(loss):
-                    raise InvalidInput(
-                        f"head dense: the {split} loss is {loss} after epoch {epoch + 1} "
-                        f"at learning rate {settings.learning_rate}",
-                        next_step="lower --learning-rate",
-                    )
-                history.setdefault(f"{split}_loss", []).append(loss)
-                history.setdefault(f"{split}_accuracy", []).append(accuracy)
+        for epoch in range(1, settings.epochs + 1):
+            results = {"train": training.epoch(shuffles)}
+            if scoring is not None:
+                results["validation"] = scoring()
+            self._record(history, results, epoch)
             if options.progress is not None:
                 numbers = {name: curve[-1] for name, curve in history.items()}
-                options.progress(epoch + 1, settings.epochs, numbers)
+                options.progress(epoch, settings.epochs, numbers)
+            if stopping is not None and stopping.ends(model, history["validation_loss"]):
+                break
         self._adopt(model, history)
+        if stopping is not None:
+            model.set_weights(stopping.weights)
+            self.chosen_["epoch"] = stopping.epoch
+            self.notes_ += stopping.notes(len(history["train_loss"]), settings.epochs)
         return self
+
+    def _record(
+        self,
+        history: dict[str, list[float]],
+        results: dict[str, tuple[float, float]],
+        epoch: int,
+    ) -> None:
+        for split, (loss, accuracy) in results.items():
+            if not np.isfinite(loss):
+                raise InvalidInput(
+                    f"head dense: the {split} loss is {loss} after epoch {epoch} "
+                    f"at learning rate {self.settings.learning_rate}",
+                    next_step="lower --learning-rate",
+                )
+            history.setdefault(f"{split}_loss", []).append(loss)
+            history.setdefault(f"{split}_accuracy", []).append(accuracy)
 
     def _adopt(self, model: Any, history: dict[str, list[float]]) -> None:
         self.model_ = model
@@ -92,7 +126,7 @@ class DenseHead:
         self.chosen_: dict[str, object] = {}
         self.notes_: tuple[str, ...] = ()
         self._predict = tf.function(
-            lambda block: _both_columns(model(tf.cast(block, tf.float32), training=False)),
+            lambda block: both_columns(model(tf.cast(block, tf.float32), training=False)),
             reduce_retracing=True,
         )
 
@@ -102,9 +136,10 @@ class DenseHead:
             raise InvalidInput("head dense is not fitted", next_step="call fit or load first")
         check_rows(X, self.feature_shape_)
         probabilities = np.empty((len(X), self.n_classes_), np.float32)
-        for start in range(0, len(X), _BLOCK_ROWS):
-            block = tf.constant(X[start : start + _BLOCK_ROWS])
-            probabilities[start : start + _BLOCK_ROWS] = self._predict(block).numpy()
+        step = block_rows(int(np.prod(self.feature_shape_)))
+        for start in range(0, len(X), step):
+            block = tf.constant(X[start : start + step])
+            probabilities[start : start + step] = self._predict(block).numpy()
         return probabilities
 
     def save(self, path: Path) -> None:
@@ -126,11 +161,13 @@ class DenseHead:
                 f"{path} is not a Keras model that safe mode can read: {error}",
                 next_step="train the head again",
             ) from error
-        expected = _build(self.settings, feature_shape, n_classes, seeds=[0, 0, 0], scale=1.0)
-        if _plan(model) != _plan(expected):
+        expected = build_network(
+            self.settings, feature_shape, n_classes, seeds=[0, 0, 0], scale=1.0
+        )
+        if layer_plan(model) != layer_plan(expected):
             raise IntegrityError(
                 f"{path}: expected a dense head of {feature_shape} -> {self.settings.units} units "
-                f"-> {n_classes} classes, found {_plan(model)}",
+                f"-> {n_classes} classes, found {layer_plan(model)}",
                 next_step="train the head again",
             )
         self._adopt(model, {})
@@ -141,146 +178,54 @@ class DenseHead:
         return {"tensorflow": tf.__version__, "keras": keras.__version__}
 
 
-def _root_mean_square(rows: Rows) -> float:
+class _Stopping:
+    """Early stopping as Keras's `EarlyStopping` with `restore_best_weights`."""
+
+    def __init__(self, patience: int) -> None:
+        self._patience = patience
+        self.epoch = 0
+        self.weights: list[np.ndarray] = []
+
+    def ends(self, model: Any, losses: list[float]) -> bool:
+        """Note the weights of an epoch whose loss is the lowest; say whether to stop."""
+        if not self.epoch or losses[-1] < losses[self.epoch - 1]:
+            self.epoch, self.weights = len(losses), model.get_weights()
+        return len(losses) - self.epoch >= self._patience
+
+    def notes(self, ended: int, epochs: int) -> tuple[str, ...]:
+        """Return a note where the weights are not those of the last epoch asked for."""
+        if self.epoch == epochs:
+            return ()
+        if ended - self.epoch >= self._patience:
+            since = f"no lower validation loss in the {ended - self.epoch} epochs since"
+            return (f"stopped after epoch {ended} of {epochs}; kept epoch {self.epoch}: {since}",)
+        return (f"kept epoch {self.epoch} of {epochs}, of the lowest validation loss",)
+
+
+def _stopping(settings: DenseSettings, validation: Rows | None) -> _Stopping | None:
+    if settings.patience is None:
+        return None
+    if validation is None:
+        raise InvalidInput(
+            "head dense: early stopping needs validation rows, found none",
+            next_step="leave out --early-stopping, or embed a dataset with a validation split",
+        )
+    return _Stopping(settings.patience)
+
+
+def _class_weights(
+    settings: DenseSettings, labels: np.ndarray, n_classes: int
+) -> np.ndarray | None:
+    if settings.class_weight == "none":
+        return None
+    weights: np.ndarray = len(labels) / (n_classes * np.bincount(labels, minlength=n_classes))
+    return weights
+
+
+def _root_mean_square(rows: RowSource) -> float:
     total = 0.0
-    for start in range(0, len(rows), _BLOCK_ROWS):
-        block = rows.read(start, min(start + _BLOCK_ROWS, len(rows))).astype(np.float32)
+    for features, _ in rows.in_order(block_rows(rows.row_values)):
+        block = features.astype(np.float32)
         total += float(np.vdot(block, block))
-    mean = total / (len(rows) * np.prod(rows.feature_shape))
+    mean = total / (len(rows) * rows.row_values)
     return float(np.sqrt(mean)) or 1.0  # all zeros stay zeros
-
-
-def _build(
-    settings: DenseSettings,
-    feature_shape: tuple[int, ...],
-    n_classes: int,
-    *,
-    seeds: list[int],
-    scale: float,
-) -> Any:
-    # Layers are named: Keras's automatic names count up in a global of the process. Their type is
-    # stated: a mixed precision policy set for a backbone must not reach the head.
-    def dense(name: str, units: int, activation: str, seed: int) -> Any:
-        start = keras.initializers.GlorotUniform(seed=seed)
-        return keras.layers.Dense(
-            units, activation, kernel_initializer=start, name=name, dtype="float32"
-        )
-
-    layers = [
-        keras.layers.Input(feature_shape, name="features", dtype="float32"),
-        keras.layers.Flatten(name="flatten", dtype="float32"),
-        *(
-            [keras.layers.Rescaling(scale, name="scale", dtype="float32")]
-            if settings.scaled
-            else []
-        ),
-        dense("hidden", settings.units, "relu", seeds[0]),
-    ]
-    if settings.dropout:
-        layers.append(
-            keras.layers.Dropout(settings.dropout, seed=seeds[2], name="dropout", dtype="float32")
-        )
-    if n_classes == 2:
-        layers.append(dense("output", 1, "sigmoid", seeds[1]))
-    else:
-        layers.append(dense("output", n_classes, "softmax", seeds[1]))
-    return keras.Sequential(layers, name="dense_head")
-
-
-def _plan(model: Any) -> list[tuple[object, ...]]:
-    """Return what each layer is: its kind, activation and sizes."""
-    return [
-        (
-            type(layer).__name__,
-            getattr(getattr(layer, "activation", None), "__name__", None),
-            tuple(layer.input.shape),
-            tuple(layer.output.shape),
-        )
-        for layer in getattr(model, "layers", [])
-    ]
-
-
-def _both_columns(outputs: tf.Tensor) -> tf.Tensor:
-    return tf.concat([1.0 - outputs, outputs], axis=1) if outputs.shape[1] == 1 else outputs
-
-
-def _losses_and_hits(labels: tf.Tensor, outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    # Per row. Inside a graph Keras takes both losses from the logits behind the activation, so a
-    # saturated output still has a gradient.
-    if outputs.shape[1] == 1:
-        losses = keras.losses.binary_crossentropy(tf.cast(labels, tf.float32)[:, None], outputs)
-        predicted = tf.cast(outputs[:, 0] > 0.5, tf.int32)
-    else:
-        losses = keras.losses.sparse_categorical_crossentropy(labels, outputs)
-        predicted = tf.argmax(outputs, axis=1, output_type=tf.int32)
-    return losses, tf.cast(predicted == labels, tf.float32)
-
-
-_Pass = Callable[[np.ndarray, int], tuple[float, float]]
-
-
-def _training_epoch(model: Any, optimizer: Any, rows: Rows) -> _Pass:
-    optimizer.build(model.trainable_variables)
-
-    def step(X: tf.Tensor, labels: tf.Tensor, mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        with tf.GradientTape() as tape:
-            losses, hits = _losses_and_hits(labels, model(X, training=True))
-            total = tf.reduce_sum(losses * mask)
-            mean = total / tf.reduce_sum(mask)
-        optimizer.apply(tape.gradient(mean, model.trainable_variables), model.trainable_variables)
-        return total, tf.reduce_sum(hits * mask)
-
-    return _pass_over(rows, step)
-
-
-def _scoring(model: Any, rows: Rows) -> _Pass:
-    def step(X: tf.Tensor, labels: tf.Tensor, mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        losses, hits = _losses_and_hits(labels, model(X, training=False))
-        return tf.reduce_sum(losses * mask), tf.reduce_sum(hits * mask)
-
-    return _pass_over(rows, step)
-
-
-def _pass_over(
-    rows: Rows,
-    step: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
-) -> _Pass:
-    """Compile `step` into a pass over rows in a given order: mean loss and accuracy come back.
-
-    Features stay as they are stored; each step gathers its rows and casts them in the graph. Every
-    step has the same shape: where the last has fewer rows, it is filled up with row 0 at weight 0.
-    """
-    X, y = rows.load()
-    features, labels = tf.constant(X), tf.constant(y.astype(np.int32))
-
-    def gathered(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        mask = tf.cast(index != _NO_ROW, tf.float32)
-        index = tf.maximum(index, 0)
-        block = tf.cast(tf.gather(features, index), tf.float32)
-        return step(block, tf.gather(labels, index), mask)
-
-    compiled = tf.function(gathered, jit_compile=_supports_xla())
-
-    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
-    def whole_pass(steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        loss, hits = tf.constant(0.0), tf.constant(0.0)
-        for index in steps:
-            step_loss, step_hits = compiled(index)
-            loss += step_loss
-            hits += step_hits
-        return loss, hits
-
-    def run(order: np.ndarray, step_rows: int) -> tuple[float, float]:
-        step_rows = min(step_rows, len(order))
-        steps = np.full((-(-len(order) // step_rows), step_rows), _NO_ROW, np.int32)
-        steps.flat[: len(order)] = order
-        loss, hits = whole_pass(tf.constant(steps))
-        return float(loss) / len(order), float(hits) / len(order)
-
-    return run
-
-
-def _supports_xla() -> bool:
-    # Keras's own rule (keras.src.trainers.trainer.model_supports_jit): no XLA on Apple's GPUs.
-    apple = platform.system() == "Darwin" and "arm" in platform.processor().lower()
-    return not (apple and tf.config.list_physical_devices("GPU"))

@@ -9,10 +9,13 @@ from typing import ClassVar
 from featurestore.errors import InvalidInput
 from featurestore.training.contract import HeadSettings
 
+OPTIMIZERS = ("rmsprop", "adam", "adamw", "nadam", "sgd")
+CLASS_WEIGHTS = ("none", "balanced")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DenseSettings:
-    """Flatten, one hidden layer, one output layer, trained by RMSprop.
+    """Flatten, one hidden layer, one output layer, trained by gradient steps.
 
     The defaults are those of Chollet, *Deep Learning with Python* (2018), section 5.3, without
     its dropout.
@@ -24,11 +27,22 @@ class DenseSettings:
     dropout
         Share of hidden units left out at random in each training step, in [0, 1).
     epochs
-        Passes over the training split.
+        Most passes over the training split.
     batch_size
-        Rows of one step; the last step of an epoch takes what is left.
+        Rows of one step; the last step of a pool, of which an epoch has one unless the split is
+        large, takes what is left.
+    optimizer
+        One of `OPTIMIZERS`, with Keras's defaults apart from the learning rate.
     learning_rate
-        RMSprop's step size.
+        The optimizer's step size. 2e-5 is RMSprop's of the reference; plain SGD needs far larger.
+    patience
+        Stop early: once so many epochs in a row have not brought a lower validation loss. The head
+        then has the weights of the epoch with the lowest. None: train for every epoch and keep the
+        last weights.
+    class_weight
+        "balanced": a row of class k counts n / (K * n_k) times in the loss, for n rows of K classes
+        and n_k of class k, so that every class counts as much. "none": every row counts once.
+        Source: King and Zeng (2001), as scikit-learn's `compute_class_weight`.
     scaled
         Divide features by the root of their mean square over the training split, as a fixed first
         layer. False is the reference to the letter: its step size then means something else for
@@ -43,7 +57,10 @@ class DenseSettings:
     dropout: float = 0.0
     epochs: int = 30
     batch_size: int = 20
+    optimizer: str = "rmsprop"
     learning_rate: float = 2e-5
+    patience: int | None = None
+    class_weight: str = "none"
     scaled: bool = True
 
     def __post_init__(self) -> None:
@@ -51,6 +68,9 @@ class DenseSettings:
             _require(self, field, "at least 1", getattr(self, field) >= 1)
         _require(self, "dropout", "at least 0 and less than 1", 0 <= self.dropout < 1)
         _require(self, "learning_rate", "above 0", _is_positive(self.learning_rate))
+        _require(self, "patience", "at least 1", self.patience is None or self.patience >= 1)
+        for field, known in (("optimizer", OPTIMIZERS), ("class_weight", CLASS_WEIGHTS)):
+            _require(self, field, f"one of {', '.join(known)}", getattr(self, field) in known)
 
     def to_dict(self) -> dict[str, object]:
         """Return the fields as JSON-ready values."""

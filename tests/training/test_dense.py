@@ -9,8 +9,8 @@ import pytest
 
 from featurestore.errors import IntegrityError, InvalidInput
 from featurestore.testing.heads import HeadConformance, MemoryRows, blobs
-from featurestore.training import dense
 from featurestore.training.contract import FitOptions
+from featurestore.training.dense_network import build_network
 from featurestore.training.heads import create_head
 from featurestore.training.settings import DenseSettings
 
@@ -41,12 +41,12 @@ def weights(head):
 def test_defaults_are_the_reference_network():
     # 2,097,665 trainable parameters: the reference's Flatten, Dense(256), Dense(1) on (4, 4, 512).
     settings = DenseSettings()
-    model = dense._build(settings, (4, 4, 512), 2, seeds=[1, 2, 3], scale=0.5)
+    model = build_network(settings, (4, 4, 512), 2, seeds=[1, 2, 3], scale=0.5)
     assert model.count_params() == 2_097_665
     assert [layer.activation.__name__ for layer in model.layers[2:]] == ["relu", "sigmoid"]
     assert (model.layers[1].name, model.layers[1].scale) == ("scale", 0.5)
     assert (settings.epochs, settings.batch_size, settings.learning_rate) == (30, 20, 2e-5)
-    many = dense._build(settings, (512,), 7, seeds=[1, 2, 3], scale=1.0)
+    many = build_network(settings, (512,), 7, seeds=[1, 2, 3], scale=1.0)
     assert many.output_shape == (None, 7)
     assert many.layers[-1].activation.__name__ == "softmax"
 
@@ -63,7 +63,7 @@ def test_compiled_step_is_keras_own(n_classes):
     assert [epoch[2]["train_loss"] for epoch in seen] == head.history_["train_loss"]
 
     seeds = np.random.SeedSequence(4).generate_state(4)
-    model = dense._build(
+    model = build_network(
         DenseSettings(**FIELDS),
         (2, 2, 8),
         n_classes,

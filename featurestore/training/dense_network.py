@@ -1,0 +1,101 @@
+"""The network of the dense head, its loss and its optimizers, in Keras."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from featurestore.training.settings import DenseSettings
+
+_OPTIMIZERS = {
+    "rmsprop": keras.optimizers.RMSprop,
+    "adam": keras.optimizers.Adam,
+    "adamw": keras.optimizers.AdamW,
+    "nadam": keras.optimizers.Nadam,
+    "sgd": keras.optimizers.SGD,
+}
+
+
+def build_optimizer(settings: DenseSettings) -> Any:
+    """Return the optimizer of the settings, otherwise with Keras's defaults."""
+    return _OPTIMIZERS[settings.optimizer](settings.learning_rate)
+
+
+def build_network(
+    settings: DenseSettings,
+    feature_shape: tuple[int, ...],
+    n_classes: int,
+    *,
+    seeds: list[int],
+    scale: float,
+) -> Any:
+    """Return an untrained network: flatten, scale, hidden layer, dropout where asked for, output.
+
+    Parameters
+    ----------
+    seeds
+        Of the hidden layer's weights, the output's, and dropout.
+    scale
+        Features are multiplied by it, unless the settings leave scaling out.
+    """
+
+    # Layers are named: Keras's automatic names count up in a global of the process. Their type is
+    # stated: a mixed precision policy set for a backbone must not reach the head.
+    def dense(name: str, units: int, activation: str, seed: int) -> Any:
+        start = keras.initializers.GlorotUniform(seed=seed)
+        return keras.layers.Dense(
+            units, activation, kernel_initializer=start, name=name, dtype="float32"
+        )
+
+    layers = [
+        keras.layers.Input(feature_shape, name="features", dtype="float32"),
+        keras.layers.Flatten(name="flatten", dtype="float32"),
+        *(
+            [keras.layers.Rescaling(scale, name="scale", dtype="float32")]
+            if settings.scaled
+            else []
+        ),
+        dense("hidden", settings.units, "relu", seeds[0]),
+    ]
+    if settings.dropout:
+        layers.append(
+            keras.layers.Dropout(settings.dropout, seed=seeds[2], name="dropout", dtype="float32")
+        )
+    if n_classes == 2:
+        layers.append(dense("output", 1, "sigmoid", seeds[1]))
+    else:
+        layers.append(dense("output", n_classes, "softmax", seeds[1]))
+    return keras.Sequential(layers, name="dense_head")
+
+
+def layer_plan(model: Any) -> list[tuple[object, ...]]:
+    """Return what each layer is: its kind, activation and sizes."""
+    return [
+        (
+            type(layer).__name__,
+            getattr(getattr(layer, "activation", None), "__name__", None),
+            tuple(layer.input.shape),
+            tuple(layer.output.shape),
+        )
+        for layer in getattr(model, "layers", [])
+    ]
+
+
+def both_columns(outputs: tf.Tensor) -> tf.Tensor:
+    """Return (N, n_classes): of a single sigmoid output, one minus it comes first."""
+    return tf.concat([1.0 - outputs, outputs], axis=1) if outputs.shape[1] == 1 else outputs
+
+
+def losses_and_hits(labels: tf.Tensor, outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return (N,) cross-entropies, and (N,) ones where the largest output is the label's."""
+    # Inside a graph Keras takes both losses from the logits behind the activation, so a saturated
+    # output still has a gradient.
+    if outputs.shape[1] == 1:
+        losses = keras.losses.binary_crossentropy(tf.cast(labels, tf.float32)[:, None], outputs)
+        predicted = tf.cast(outputs[:, 0] > 0.5, tf.int32)
+    else:
+        losses = keras.losses.sparse_categorical_crossentropy(labels, outputs)
+        predicted = tf.argmax(outputs, axis=1, output_type=tf.int32)
+    return losses, tf.cast(predicted == labels, tf.float32)

@@ -1,0 +1,151 @@
+"""Compiled passes of the dense head over rows: training steps, and scoring.
+
+One step is compiled once, for one number of rows, and run over pieces of rows as they are stored;
+where rows come from is not its business. A piece is cut into steps in the graph: a call from Python
+for each step of 20 rows costs as much as the step.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from featurestore.training.dense_network import losses_and_hits
+from featurestore.training.streaming import Piece, RowSource
+
+# Of one piece, at 4 bytes a value: 512 rows of 8,192 columns. Not less than one step.
+_PIECE_BYTES = 16 * 2**20
+_SCORED_ROWS = 512
+
+_Step = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+
+
+def block_rows(row_values: int) -> int:
+    """Return the rows of one step of scoring and prediction: 512, or what 16 MiB hold."""
+    return max(1, min(_SCORED_ROWS, _PIECE_BYTES // (4 * row_values)))
+
+
+class Training:
+    """Training steps of `batch_size` rows; the last of a piece may have fewer.
+
+    Parameters
+    ----------
+    class_weights
+        (n_classes,) how many times a row of each class counts in the loss.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        optimizer: Any,
+        source: RowSource,
+        *,
+        batch_size: int,
+        class_weights: np.ndarray | None,
+    ) -> None:
+        optimizer.build(model.trainable_variables)
+        batch_rows = min(batch_size, len(source))
+        weights = None if class_weights is None else tf.constant(class_weights, tf.float32)
+
+        def step(X: tf.Tensor, labels: tf.Tensor, mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            with tf.GradientTape() as tape:
+                losses, hits = losses_and_hits(labels, model(X, training=True))
+                counted = mask if weights is None else mask * tf.gather(weights, labels)
+                total = tf.reduce_sum(losses * counted)
+                mean = total / tf.reduce_sum(mask)
+            gradients = tape.gradient(mean, model.trainable_variables)
+            optimizer.apply(gradients, model.trainable_variables)
+            return total, tf.reduce_sum(hits * mask)
+
+        self._source = source
+        piece_steps = _PIECE_BYTES // (4 * source.row_values * batch_rows)
+        self._piece_rows = max(1, piece_steps) * batch_rows
+        self._pass = _pass_over(source, step, batch_rows)
+
+    def epoch(self, shuffles: np.random.Generator) -> tuple[float, float]:
+        """Train on every row once; return mean loss and accuracy while the weights moved.
+
+        The loss is the one that is minimised, with class weights where there are any.
+        """
+        return self._pass(self._source.epoch(shuffles, self._piece_rows))
+
+
+class Scoring:
+    """Mean loss, without class weights, and accuracy over every row."""
+
+    def __init__(self, model: Any, source: RowSource) -> None:
+        def step(X: tf.Tensor, labels: tf.Tensor, mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            losses, hits = losses_and_hits(labels, model(X, training=False))
+            return tf.reduce_sum(losses * mask), tf.reduce_sum(hits * mask)
+
+        self._source = source
+        self._step_rows = min(block_rows(source.row_values), len(source))
+        self._pass = _pass_over(source, step, self._step_rows)
+
+    def __call__(self) -> tuple[float, float]:
+        """Return loss and accuracy under the model's present weights."""
+        return self._pass(self._source.in_order(self._step_rows))
+
+
+def _pass_over(
+    source: RowSource, step: _Step, step_rows: int
+) -> Callable[[Iterable[Piece]], tuple[float, float]]:
+    """Return a function that runs `step` over pieces of rows: mean loss and hits come back.
+
+    Every step has the same shape, and so one compiled program, whose numbers are the same wherever
+    the rows come from: where a step has fewer rows it is filled up with zeros at weight 0.
+    """
+
+    def cast_and_step(
+        features: tf.Tensor, labels: tf.Tensor, mask: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        return step(tf.cast(features, tf.float32), labels, mask)
+
+    compiled = tf.function(cast_and_step, jit_compile=_supports_xla())
+    shape = (None, step_rows)
+
+    @tf.function(  # type: ignore[untyped-decorator]
+        input_signature=[
+            tf.TensorSpec((*shape, *source.feature_shape), source.dtype),
+            tf.TensorSpec(shape, tf.int32),
+            tf.TensorSpec(shape, tf.float32),
+        ]
+    )
+    def all_steps(
+        features: tf.Tensor, labels: tf.Tensor, mask: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        loss, hits = tf.constant(0.0), tf.constant(0.0)
+        for i in tf.range(tf.shape(labels)[0]):
+            step_loss, step_hits = compiled(features[i], labels[i], mask[i])
+            loss += step_loss
+            hits += step_hits
+        return loss, hits
+
+    def run(pieces: Iterable[Piece]) -> tuple[float, float]:
+        rows, loss, hits = 0, 0.0, 0.0
+        for features, labels in pieces:
+            rows += len(labels)
+            piece_loss, piece_hits = all_steps(*_in_steps(features, labels, step_rows))
+            loss += float(piece_loss)
+            hits += float(piece_hits)
+        return loss / rows, hits / rows
+
+    return run
+
+
+def _in_steps(features: np.ndarray, labels: np.ndarray, step_rows: int) -> Iterator[tf.Tensor]:
+    missing = -len(labels) % step_rows
+    mask = np.ones(len(labels), np.float32)
+    for column in (features, labels.astype(np.int32), mask):
+        whole = np.pad(column, [(0, missing), *[(0, 0)] * (column.ndim - 1)]) if missing else column
+        yield tf.constant(whole.reshape(-1, step_rows, *column.shape[1:]))
+
+
+def _supports_xla() -> bool:
+    # Keras's own rule (keras.src.trainers.trainer.model_supports_jit): no XLA on Apple's GPUs.
+    apple = platform.system() == "Darwin" and "arm" in platform.processor().lower()
+    return not (apple and tf.config.list_physical_devices("GPU"))
