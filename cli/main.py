@@ -21,8 +21,11 @@ _COMMANDS = {
     "demo": ("demo", "demo", "Embed and classify a bundled data set, end to end."),
     "embed": ("embed", "embed", "Compute the features of a dataset, once."),
     "ls": ("sets", "ls", "List the feature sets of a cache."),
-    "show": ("sets", "show", "Show one feature set: recipe, rows, bytes, provenance."),
+    "show": ("sets", "show", "Show a feature set or a run, whole."),
     "train": ("train", "train", "Train a classifier on cached features."),
+    "runs": ("runs", "runs", "List the runs of a cache, sorted as asked."),
+    "rm": ("runs", "rm", "Remove runs."),
+    "audit": ("audit", "audit", "Look for leaks between splits, and for skewed classes."),
     "verify": ("sets", "verify", "Check a feature set's bytes, or recompute some rows."),
     "export": ("sets", "export", "Write a feature set as .npz, .parquet, .h5 or .zarr."),
     "gc": ("sets", "gc", "Remove superseded versions and leftovers of killed runs."),
@@ -60,9 +63,9 @@ class _LazyGroup(click.Group):
 def fs() -> None:
     """Compute image features once; train any number of classifiers on identical features.
 
-    Exit codes: 0 done; 1 done, with samples skipped; 2 usage; 3 bad input, or a file or folder that
-    the system refuses; 4 not found; 5 integrity; 6 conflict, lock or full disk; 7 missing
-    dependency; 70 a bug; 130 interrupted.
+    Exit codes: 0 done; 1 done, with samples skipped or, for audit, with a leak found; 2 usage; 3 bad
+    input, or a file or folder that the system refuses; 4 not found; 5 integrity; 6 conflict, lock
+    or full disk; 7 missing dependency; 70 a bug; 130 interrupted.
     """
 
 

@@ -82,17 +82,34 @@ def _summary(record: Record) -> dict[str, object]:
 @click.argument("name")
 @cache_option
 @json_option
-def show(name: str, cache: Path, *, as_json: bool) -> None:
-    """Show feature set NAME: recipe, classes, rows, bytes, compression, provenance, quarantine."""
+def show(name: str, cache: Path, *, as_json: bool) -> int:
+    """Show a feature set or a run: NAME is its name, its id or the unique start of one.
+
+    Of a feature set: recipe, classes, rows, bytes, compression, provenance, quarantine. Of a run:
+    settings, metrics on every split, history, the fingerprints of what it was trained on, versions
+    and files, whose bytes are held to their digests (exit code 5 where they differ).
+    """
+    from featurestore.training.naming import find_named
+    from featurestore.training.runs import Run
+    from featurestore_cli.runs import show_run
+
+    found = find_named(name, cache=cache)
+    if isinstance(found, Run):
+        return show_run(found, as_json=as_json)
+    _show_set(found, as_json=as_json)
+    return 0
+
+
+def _show_set(record: Record, *, as_json: bool) -> None:
     from featurestore.features import open_record
 
-    record = Catalogue(cache).find(name)
     with open_record(record) as features:
         storage = features.storage()
     if as_json:
         print_json(
             _summary(record)
             | {
+                "kind": "feature set",
                 "manifest_fingerprint": record.manifest_fingerprint,
                 "recipe_fingerprint": record.recipe.fingerprint,
                 "recipe": record.recipe.to_dict(),

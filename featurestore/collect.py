@@ -1,11 +1,11 @@
-"""Finding what a cache no longer needs: superseded versions and the rest of killed commits."""
+"""What leaves a cache: superseded versions, the rest of killed commits, runs that are named."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -20,10 +20,10 @@ from featurestore.catalogue import (
     record_path,
 )
 from featurestore.embedding.commit import INCOMPLETE, remove_store, store_files
-from featurestore.errors import Conflict
+from featurestore.errors import Conflict, NotFound
 from featurestore.locks import hold, is_held
 from featurestore.stores import SUFFIXES, durable
-from featurestore.training.runs import list_runs
+from featurestore.training.runs import find_run_path, read_runs
 
 # Writing a run takes less than a second and no lock: what has lain for an hour is nobody's.
 _ABANDONED_S = 3600
@@ -43,12 +43,28 @@ class Garbage:
     lock: Path | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class _Used:
+    """Which run was trained on which fingerprint; a run that cannot be read may need any."""
+
+    by: dict[str, str]
+    unread: tuple[str, ...]
+
+    def keeper(self, fingerprint: str) -> str | None:
+        if fingerprint in self.by:
+            return f"run {self.by[fingerprint]} was trained on it"
+        if self.unread:
+            return f"a run that cannot be read may have been trained on it: {self.unread[0]}"
+        return None
+
+
 def find_garbage(
     cache: Path, *, staging: bool = False, clock: Callable[[], float] = time.time
 ) -> list[Garbage]:
     """List what `remove_garbage` would remove, and superseded versions that it keeps.
 
-    A superseded version stays while a run was trained on it. The staging of an unfinished
+    A superseded version stays while a run was trained on it, and every one while a run cannot be
+    read. The staging of an unfinished
     embedding stays unless `staging` is set: it is what a resume goes on from. Nothing of a set
     that is being written is listed.
     """
@@ -69,7 +85,7 @@ def find_garbage(
     ]
     found += _leftovers(cache)
     found += [
-        Garbage(path, "run that was never finished", _size(path))
+        Garbage(path, "run that was never finished, or half removed", _size(path))
         for path in sorted((cache / RUNS).glob(f"{durable.TEMPORARY_PREFIX}*"))
         if clock() - path.stat().st_mtime > _ABANDONED_S
     ]
@@ -106,6 +122,56 @@ def remove_garbage(cache: Path, garbage: list[Garbage]) -> int:
     return freed
 
 
+@dataclasses.dataclass(frozen=True)
+class RemovedRun:
+    """A run that was removed, or would be."""
+
+    id: str
+    path: Path
+    size_bytes: int
+
+
+def find_removals(wanted: Sequence[str], *, cache: Path) -> list[RemovedRun]:
+    """Return the runs that ids or unique prefixes mean, each once; a damaged one is found too.
+
+    Raises
+    ------
+    NotFound, InvalidInput
+        One of them means no run, or several: then nothing is to be removed.
+    """
+    paths = dict.fromkeys(find_run_path(each, cache=cache) for each in wanted)
+    return [RemovedRun(path.name, path, _size(path)) for path in paths]
+
+
+def remove_runs(removals: Sequence[RemovedRun]) -> None:
+    """Remove runs. Each vanishes in one step: a kill leaves it whole, or litter for `fs gc`."""
+    for run in removals:
+        hidden = durable.temporary_path(run.path)
+        try:
+            durable.replace(run.path, hidden)
+        except FileNotFoundError as error:
+            raise NotFound(f"run {run.id} is gone: another process has removed it") from error
+        durable.remove(hidden)
+
+
+def freed_versions(cache: Path, removals: Sequence[RemovedRun]) -> list[Record]:
+    """Return the superseded versions that only these runs hold: `fs gc` may take them afterwards.
+
+    Ask before the runs are removed.
+    """
+    records = Catalogue(cache).records()
+    current = {record.path for record in newest_versions(records)}
+    before = _used_by_runs(cache)
+    after = _used_by_runs(cache, without=[run.id for run in removals])
+    return [
+        record
+        for record in records
+        if record.path not in current
+        and before.keeper(record.fingerprint) is not None
+        and after.keeper(record.fingerprint) is None
+    ]
+
+
 def _still_garbage(cache: Path, store: Path) -> bool:
     if not record_path(store).exists():
         return True
@@ -113,21 +179,21 @@ def _still_garbage(cache: Path, store: Path) -> bool:
     current = {record.store for record in newest_versions(records)}
     used = _used_by_runs(cache)
     return any(
-        record.store == store and store not in current and record.fingerprint not in used
+        record.store == store and store not in current and used.keeper(record.fingerprint) is None
         for record in records
     )
 
 
-def _keeper(record: Record, used: dict[str, str], busy: set[str]) -> str | None:
-    if record.name in busy:
-        return "it is being written"
-    if record.fingerprint in used:
-        return f"run {used[record.fingerprint]} was trained on it"
-    return None
+def _keeper(record: Record, used: _Used, busy: set[str]) -> str | None:
+    return "it is being written" if record.name in busy else used.keeper(record.fingerprint)
 
 
-def _used_by_runs(cache: Path) -> dict[str, str]:
-    return {run.features.fingerprint: run.id for run in list_runs(cache)}
+def _used_by_runs(cache: Path, *, without: Collection[str] = ()) -> _Used:
+    found = read_runs(cache, without=without)
+    return _Used(
+        {run.features.fingerprint: run.id for run in found.runs},
+        tuple(problem.message for problem in found.problems),
+    )
 
 
 def _leftovers(cache: Path) -> list[Garbage]:

@@ -15,6 +15,7 @@ from featurestore.catalogue import LOCKS, Catalogue
 from featurestore.collect import find_garbage
 from featurestore.errors import FeatureStoreError
 from featurestore.locks import is_held
+from featurestore.training.runs import read_runs
 
 PACKAGES = (
     "featurestore", "tensorflow", "keras", "numpy", "pillow", "numcodecs", "zarr", "h5py",
@@ -71,6 +72,7 @@ def cache_health(
         problems.append(str(error))
         return health
     problems.extend(str(problem) for problem in Catalogue(cache).problems())
+    problems.extend(str(problem) for problem in read_runs(cache).problems)
     for record in records:
         if not record.store.exists():
             problems.append(f"{record.name}: its store {record.store} is missing; embed it again")

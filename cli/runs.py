@@ -1,0 +1,356 @@
+"""`fs runs`, `rm`, and what `fs show` prints of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from featurestore.errors import IntegrityError
+from featurestore.training.runs import Run, read_runs
+from featurestore_cli.options import cache_option, json_option
+from featurestore_cli.output import bytes_text, print_fields, print_json, print_table, say
+
+_SPLITS = ("train", "validation", "test")
+_METRICS = (
+    "accuracy",
+    "balanced-accuracy",
+    "macro-f1",
+    "roc-auc",
+    "log-loss",
+    "expected-calibration-error",
+)
+_LESS_IS_BETTER = ("log-loss", "expected-calibration-error")
+# What a run is sorted by; the best, the fastest, the smallest and the newest come first.
+_KEYS: Mapping[str, Callable[[Run], Any]] = {
+    "head": lambda run: run.head,
+    "seed": lambda run: run.seed,
+    "feature-set": lambda run: run.features.name,
+    "fit": lambda run: run.seconds.get("fit"),
+    "predict": lambda run: run.seconds.get("predict_per_row"),
+    "size": lambda run: model_bytes(run),
+}
+
+
+@click.command()
+@click.option(
+    "--sort",
+    type=click.Choice(["created", *_METRICS, *_KEYS]),
+    default="created",
+    show_default=True,
+    help="Best, fastest, smallest or newest first; metrics are those of --split.",
+)
+@click.option("--reverse", is_flag=True, help="The other way round.")
+@click.option("--head", help="Runs of this head only.")
+@click.option(
+    "--on", metavar="PREFIX", help="Runs on feature sets whose name or fingerprint so starts."
+)
+@click.option("--split", type=click.Choice(_SPLITS), default="test", show_default=True)
+@cache_option
+@json_option
+def runs(
+    cache: Path,
+    *,
+    sort: str,
+    reverse: bool,
+    head: str | None,
+    on: str | None,
+    split: str,
+    as_json: bool,
+) -> int:
+    """List the runs of a cache.
+
+    A run that cannot be read is told on stderr, and the exit code is then 5 (6 for one that a newer
+    version wrote).
+    """
+    found = read_runs(cache)
+    chosen = [run for run in found.runs if head in (None, run.head) and _is_on(run, on)]
+    chosen = _sorted(chosen, sort, split=split, reverse=reverse)
+    if as_json:
+        print_json({"runs": [_summary(run) for run in chosen]})
+    elif chosen:
+        _print_runs(chosen, split)
+    elif found.runs:
+        say(f"none of the {len(found.runs)} runs in {cache} is of that head and feature set")
+    elif not found.problems:
+        say(f"no run in {cache}; next: fs train NAME --head logistic")
+    for problem in found.problems:
+        say(f"error: {problem}")
+    return min((problem.exit_code for problem in found.problems), default=0)
+
+
+def _is_on(run: Run, prefix: str | None) -> bool:
+    return (
+        prefix is None
+        or run.features.name.startswith(prefix)
+        or (len(prefix) >= 4 and run.features.fingerprint.startswith(prefix.lower()))
+    )
+
+
+def _sorted(found: list[Run], key: str, *, split: str, reverse: bool) -> list[Run]:
+    """Sort runs that come newest first; equal ones stay so, and those without a value go last."""
+    value: Callable[[Run], Any]
+    if key == "created":
+        return found[::-1] if reverse else found
+    if key in _METRICS:
+        value = lambda run: (run.metrics.get(split) or {}).get(key.replace("-", "_"))  # noqa: E731
+    else:
+        value = _KEYS[key]
+    known = [run for run in found if value(run) is not None]
+    descending = key in _METRICS and key not in _LESS_IS_BETTER
+    ordered = sorted(known, key=value, reverse=descending != reverse)
+    return ordered + [run for run in found if value(run) is None]
+
+
+def _print_runs(found: list[Run], split: str) -> None:
+    accuracies = [name for name in _SPLITS if name != "train" or split == "train"]
+    numbers = [*accuracies, f"{split} loss", "fit s", "model"]
+    print_table(
+        ["run", "feature set", "head", "settings", "seed", *numbers, "created", ""],
+        [
+            [
+                run.id,
+                f"{run.features.name.partition('/')[0]} {run.features.fingerprint[:8]}",
+                run.head,
+                _settings_text(run.changed_settings()),
+                run.seed,
+                *(_metric_text(run, name, "accuracy") for name in accuracies),
+                _metric_text(run, split, "log_loss"),
+                f"{run.seconds['fit']:.1f}",
+                _size_text(run),
+                run.created,
+                "control" if run.shuffled_labels else "",
+            ]
+            for run in found
+        ],
+        right=["seed", *numbers],
+    )
+
+
+def _metric_text(run: Run, split: str, metric: str) -> str:
+    value = (run.metrics.get(split) or {}).get(metric)
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _settings_text(settings: Mapping[str, object]) -> str:
+    """Return settings as `--settings`-like text; one that is no scalar as JSON."""
+    texts = (
+        f"{name}={value:g}"
+        if isinstance(value, float)
+        else f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in settings.items()
+    )
+    return ", ".join(texts) or "-"
+
+
+def model_bytes(run: Run) -> int | None:
+    """Return the size of the model file; None where it is gone."""
+    try:
+        return run.model_path.stat().st_size
+    except OSError:
+        return None
+
+
+def _size_text(run: Run) -> str:
+    size = model_bytes(run)
+    return "gone" if size is None else bytes_text(size)
+
+
+def _summary(run: Run) -> dict[str, object]:
+    return {
+        "run": run.id,
+        "path": str(run.path),
+        "created": run.created,
+        "feature_set": run.features.name,
+        "fingerprint": run.features.fingerprint,
+        "head": run.head,
+        "settings": run.settings.to_dict(),
+        "changed_settings": run.changed_settings(),
+        "seed": run.seed,
+        "shuffled_labels": run.shuffled_labels,
+        "metrics": dict(run.metrics),
+        "fit_seconds": run.seconds["fit"],
+        "predict_seconds_per_row": run.seconds.get("predict_per_row"),
+        "model_bytes": model_bytes(run),
+    }
+
+
+def show_run(run: Run, *, as_json: bool) -> int:
+    """Print everything that a run holds; files that are not as written are errors, exit code 5."""
+    damages = run.damages()
+    files = {name: _file_fields(run.path / name, digest) for name, digest in run.files.items()}
+    for name, problem in damages.items():
+        files[name]["problem"] = problem
+    if as_json:
+        print_json(run.to_dict() | {"kind": "run", "path": str(run.path), "files": files})
+    else:
+        _print_run(run, files)
+    for problem in damages.values():
+        say(f"error: {problem}")
+    if damages:
+        say(f"  next: fs rm {run.id}, and train it again")
+    return IntegrityError.exit_code if damages else 0
+
+
+def _file_fields(path: Path, digest: str) -> dict[str, object]:
+    try:
+        size: int | None = path.stat().st_size
+    except OSError:
+        size = None
+    return {"sha256": digest, "bytes": size}
+
+
+def _print_run(run: Run, files: Mapping[str, Mapping[str, object]]) -> None:
+    features = run.features
+    click.echo(run.id)
+    control = [("  control", "the labels of the training rows were shuffled")]
+    print_fields(
+        [
+            ("  head", run.head),
+            ("  seed", run.seed),
+            *(control if run.shuffled_labels else []),
+            ("  created", run.created),
+            ("  path", run.path),
+            ("  fit", f"{run.seconds['fit']:.2f} s"),
+            *_timings(run.seconds),
+        ]
+    )
+    changed = run.changed_settings()
+    _section(
+        "settings",
+        {
+            name: f"{_value_text(value)}{'' if name in changed else ' (default)'}"
+            for name, value in run.settings.to_dict().items()
+        },
+    )
+    _section("chosen by the fit", run.chosen)
+    _print_metrics(run)
+    _print_history(run.history)
+    _section(
+        "feature set",
+        {
+            "name": features.name,
+            "fingerprint": features.fingerprint,
+            "manifest": features.manifest_fingerprint,
+            "recipe": features.recipe_fingerprint,
+            "classes": f"{len(features.class_names)}: {', '.join(features.class_names[:10])}"
+            + (" …" if len(features.class_names) > 10 else ""),
+            "one row": features.feature_shape,
+        },
+    )
+    _section("recipe", features.recipe)
+    _section("versions", run.versions)
+    click.echo("files:")
+    for name, fields in files.items():
+        size = fields["bytes"]
+        shown = bytes_text(size) if isinstance(size, int) else "gone"
+        flag = "  NOT AS WRITTEN" if "problem" in fields else ""
+        click.echo(f"  {name.ljust(27)} {shown.rjust(10)}  sha256 {fields['sha256']}{flag}")
+    click.echo(f"notes: {'none' if not run.notes else ''}".rstrip())
+    for note in run.notes:
+        click.echo(f"  {note}")
+
+
+def _timings(seconds: Mapping[str, float]) -> list[tuple[str, object]]:
+    shown: list[tuple[str, object]] = []
+    if "total" in seconds:
+        shown.append(("  fit and evaluation", f"{seconds['total']:.2f} s"))
+    if "predict_per_row" in seconds:
+        shown.append(("  prediction", f"{seconds['predict_per_row'] * 1e6:.1f} µs an image"))
+    return shown
+
+
+def _print_metrics(run: Run) -> None:
+    known = {split: found for split, found in run.metrics.items() if found is not None}
+    names = list(dict.fromkeys(name for found in known.values() for name in found))
+    texts = [name.replace("_", " ") for name in names]
+    print_table(
+        ["split", "rows", *texts],
+        [
+            [split, run.features.rows[split], *(_metric_text(run, split, name) for name in names)]
+            for split in known
+        ],
+        right=["rows", *texts],
+    )
+
+
+def _print_history(history: Mapping[str, list[float]]) -> None:
+    if not history:
+        return
+    epochs = max(len(curve) for curve in history.values())
+    click.echo(f"history: {epochs} epochs")
+    for name, curve in history.items():
+        best = (max if name.endswith("accuracy") else min)(curve)
+        click.echo(
+            f"  {name.ljust(20)} {curve[0]:.4f} to {curve[-1]:.4f}, "
+            f"best {best:.4f} in epoch {curve.index(best) + 1}"
+        )
+
+
+def _section(title: str, fields: Mapping[str, object]) -> None:
+    if not fields:
+        return
+    click.echo(f"{title}:")
+    width = max(map(len, fields))
+    for name, value in fields.items():
+        click.echo(f"  {name.ljust(width)}  {_value_text(value)}")
+
+
+def _value_text(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple) and all(isinstance(item, int) for item in value):
+        return " x ".join(map(str, value))
+    if isinstance(value, list | tuple | dict):
+        return json.dumps(value)
+    return "-" if value is None else str(value)
+
+
+@click.command()
+@click.argument("wanted", metavar="RUN...", nargs=-1, required=True)
+@click.option("--dry-run", is_flag=True, help="List what would be removed; remove nothing.")
+@cache_option
+@json_option
+def rm(wanted: tuple[str, ...], cache: Path, *, dry_run: bool, as_json: bool) -> None:
+    """Remove runs, named by id or by the unique start of one.
+
+    The features that they were trained on stay. A superseded version of a feature set that no other
+    run was trained on may then be removed by fs gc.
+    """
+    from featurestore.collect import find_removals, freed_versions, remove_runs
+
+    removals = find_removals(wanted, cache=cache)
+    versions = freed_versions(cache, removals)
+    if not dry_run:
+        remove_runs(removals)
+    freed = sum(run.size_bytes for run in removals)
+    if as_json:
+        print_json(
+            {
+                "dry_run": dry_run,
+                "bytes": freed,
+                "removed": [
+                    {"run": run.id, "path": str(run.path), "bytes": run.size_bytes}
+                    for run in removals
+                ],
+                "collectable": [
+                    {"feature_set": each.name, "fingerprint": each.fingerprint,
+                     "path": str(each.store), "bytes": each.stored_bytes}
+                    for each in versions
+                ],
+            }
+        )  # fmt: skip
+        return
+    verb = "would remove" if dry_run else "removed"
+    for run in removals:
+        click.echo(f"{verb} run {run.id} ({bytes_text(run.size_bytes)})")
+    click.echo(f"{bytes_text(freed)} {'would be freed' if dry_run else 'freed'}")
+    for record in versions:
+        size = bytes_text(record.stored_bytes)
+        say(
+            f"no run needs {record.name} {record.fingerprint[:8]} ({size}) then: a superseded "
+            "version; next: fs gc"
+        )
