@@ -7,12 +7,14 @@ import importlib.metadata
 import platform
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
+from featurestore.backbones.quiet import quiet_startup
 from featurestore.catalogue import RUNS
 from featurestore.errors import InvalidInput
 from featurestore.training.contract import (
@@ -45,12 +47,16 @@ class TrainOptions:
         splits is that of chance.
     progress
         Told after each epoch.
+    tensorboard
+        `train` writes TensorBoard's event files to ``<folder>/<run-id>/{train,validation}``, each
+        epoch as it ends. Only for heads with epochs.
     """
 
     seed: int = 0
     memory_bytes: int = DEFAULT_MEMORY_BYTES
     shuffle_labels: bool = False
     progress: Progress | None = None
+    tensorboard: Path | None = None
 
 
 def fit_head(
@@ -96,21 +102,11 @@ def train(
     ------
     InvalidInput
         There is no training split, fewer than two classes, or a class without a training row; the
-        fit failed on these features; the cache cannot be written.
+        fit failed on these features; the cache or the event files cannot be written, or the head
+        has no epochs to write there.
     """
     present = {split: features[split] for split in features.splits if len(features[split])}
     _check_trainable(features, present)
-    began = time.perf_counter()
-    head = fit_head(
-        settings,
-        present["train"],
-        present.get("validation"),
-        n_classes=len(features.class_names),
-        options=options,
-    )
-    fitted = time.perf_counter()
-    predictions = {split: predict(head, rows) for split, rows in present.items()}
-    ended = time.perf_counter()
     created = datetime.now(UTC)
     run_id = new_run_id(
         settings.head,
@@ -118,6 +114,19 @@ def train(
         created=created,
         suffix=secrets.token_hex(2),
     )
+    create_head(settings)  # loads its library, seconds that are no part of the fit
+    with _watched(settings, options, run_id) as watched:
+        began = time.perf_counter()
+        head = fit_head(
+            settings,
+            present["train"],
+            present.get("validation"),
+            n_classes=len(features.class_names),
+            options=watched,
+        )
+        fitted = time.perf_counter()
+    predictions = {split: predict(head, rows) for split, rows in present.items()}
+    ended = time.perf_counter()
     run = Run(
         id=run_id,
         path=cache / RUNS / run_id,
@@ -142,6 +151,30 @@ def train(
         files={},
     )
     return write_run(run, head, predictions)
+
+
+@contextmanager
+def _watched(settings: HeadSettings, options: TrainOptions, run_id: str) -> Iterator[TrainOptions]:
+    """Yield options whose `progress` also writes event files, where they are asked for."""
+    if options.tensorboard is None:
+        yield options
+        return
+    if "epochs" not in settings.to_dict():
+        raise InvalidInput(
+            f"head {settings.head} has no epochs: nothing to write to {options.tensorboard}",
+            next_step="leave out --tensorboard",
+        )
+    with quiet_startup():
+        from featurestore.training.tensorboard import EventFiles  # TensorFlow
+
+    with EventFiles(options.tensorboard, run_id) as files:
+
+        def progress(done: int, total: int, numbers: Mapping[str, float]) -> None:
+            files(done, total, numbers)
+            if options.progress is not None:
+                options.progress(done, total, numbers)
+
+        yield dataclasses.replace(options, progress=progress)
 
 
 def _check_trainable(features: Features, present: Mapping[str, SampleRows]) -> None:
