@@ -63,9 +63,9 @@ class _LazyGroup(click.Group):
 def fs() -> None:
     """Compute image features once; train any number of classifiers on identical features.
 
-    Exit codes: 0 done; 1 done, with samples skipped or, for audit, with a leak found; 2 usage; 3 bad
-    input, or a file or folder that the system refuses; 4 not found; 5 integrity; 6 conflict, lock
-    or full disk; 7 missing dependency; 70 a bug; 130 interrupted.
+    Exit codes: 0 done; 1 done, with samples skipped or, for audit, with a leak found; 2 usage;
+    3 bad input, or a file or folder that the system refuses; 4 not found; 5 integrity; 6 conflict,
+    lock or full disk; 7 missing dependency; 70 a bug; 130 interrupted.
     """
 
 
