@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from featurestore.features import open_features
 from featurestore.training.contract import NotConverged, Progress
 from featurestore.training.heads import HEADS, build_settings, setting_names
 from featurestore.training.runs import Run
+from featurestore.training.settings import CLASS_WEIGHTS, OPTIMIZERS
 from featurestore.training.train import TrainOptions
 from featurestore.training.train import train as train_head
 from featurestore_cli.options import BytesType, cache_option, json_option
@@ -47,7 +49,20 @@ def _default_text(value: object) -> str:
 @_head_option("--dropout", type=click.FLOAT, help="share of hidden units left out.")
 @_head_option("--epochs", type=click.IntRange(1), help="passes over the rows.")
 @_head_option("--batch-size", type=click.IntRange(1), help="rows of one step.")
+@_head_option("--optimizer", type=click.Choice(OPTIMIZERS), help="rule of a step.")
 @_head_option("--learning-rate", type=click.FLOAT, help="step size.")
+@click.option(
+    "--early-stopping",
+    "patience",
+    type=click.IntRange(1),
+    metavar="PATIENCE",
+    help="dense: end once so many epochs have not lowered the validation loss; keep the best one.",
+)
+@_head_option(
+    "--class-weight",
+    type=click.Choice(CLASS_WEIGHTS),
+    help="balanced lets every class count as much, however many rows it has.",
+)
 @click.option(
     "--raw",
     "scaled",
@@ -81,6 +96,11 @@ def _default_text(value: object) -> str:
     is_flag=True,
     help="A control: permute the training labels by the seed; scores must be those of chance.",
 )
+@click.option(
+    "--tensorboard",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write event files for TensorBoard to DIRECTORY/<run-id>, each epoch as it ends.",
+)
 @cache_option
 @json_option
 def train(
@@ -91,6 +111,7 @@ def train(
     seed: int,
     memory_bytes: int,
     shuffle_labels: bool,
+    tensorboard: Path | None,
     as_json: bool,
     **options: float | int | None,
 ) -> None:
@@ -100,6 +121,8 @@ def train(
     """
     given = {option: value for option, value in options.items() if value is not None}
     foreign = [option for option in given if option not in setting_names(head)]
+    if tensorboard is not None and "epochs" not in setting_names(head):
+        foreign.append("tensorboard")
     if foreign:
         flags = {flag.name: flag.opts[0] for flag in train.params}
         shown = ", ".join(flags[option] for option in foreign)
@@ -120,6 +143,7 @@ def train(
                 memory_bytes=memory_bytes,
                 shuffle_labels=shuffle_labels,
                 progress=progress,
+                tensorboard=tensorboard,
             ),
         )
     for note in run.notes:
@@ -132,18 +156,28 @@ def train(
 
 @contextmanager
 def _progress() -> Iterator[Progress | None]:
-    """Count epochs on a terminal, on one line that goes when training ends."""
+    """Tell of each epoch on a terminal, on one line that goes when training ends."""
     if not sys.stderr.isatty():
         yield None
         return
 
     def show(done: int, total: int, numbers: Mapping[str, float]) -> None:
-        click.echo(f"\repoch {done} of {total}", nl=False, err=True)
+        click.echo(f"\r\x1b[K{_epoch_text(done, total, numbers)}", nl=False, err=True)
 
     try:
         yield show
     finally:
         click.echo("\r\x1b[K", nl=False, err=True)
+
+
+def _epoch_text(done: int, total: int, numbers: Mapping[str, float]) -> str:
+    text = f"epoch {done} of {total}"
+    if "train_loss" in numbers:
+        text += f": loss {numbers['train_loss']:.4f}, accuracy {numbers['train_accuracy']:.4f}"
+    if "validation_loss" in numbers:
+        loss, accuracy = numbers["validation_loss"], numbers["validation_accuracy"]
+        text += f"; validation {loss:.4f}, {accuracy:.4f}"
+    return text[: shutil.get_terminal_size().columns - 1]  # a second line would stay
 
 
 def _fields(run: Run) -> dict[str, object]:

@@ -9,6 +9,7 @@ optimizer's step. What is left is bound by memory: RMSprop reads and writes ever
 from __future__ import annotations
 
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -125,10 +126,9 @@ class DenseHead:
         self.history_ = history
         self.chosen_: dict[str, object] = {}
         self.notes_: tuple[str, ...] = ()
-        self._predict = tf.function(
-            lambda block: both_columns(model(tf.cast(block, tf.float32), training=False)),
-            reduce_retracing=True,
-        )
+        # A partial is a function of its own to TensorFlow's warning of frequent tracing; lambdas of
+        # one line are all the same, and a process that loads ten heads would be warned.
+        self._predict = tf.function(partial(_probabilities, model), reduce_retracing=True)
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Return (N, n_classes) float32; with two classes, one minus the sigmoid comes first."""
@@ -220,6 +220,10 @@ def _class_weights(
         return None
     weights: np.ndarray = len(labels) / (n_classes * np.bincount(labels, minlength=n_classes))
     return weights
+
+
+def _probabilities(model: Any, block: tf.Tensor) -> tf.Tensor:
+    return both_columns(model(tf.cast(block, tf.float32), training=False))
 
 
 def _root_mean_square(rows: RowSource) -> float:
