@@ -148,6 +148,35 @@ def decode_image(
     """
     height, width = size
     resample = _FILTERS[interpolation]
+    return _decoded(
+        data, max_pixels, lambda upright: np.asarray(upright.resize((width, height), resample))
+    )
+
+
+def decode_thumbnail(
+    data: bytes, *, longest: int, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
+    """Return `data` as upright RGB for people to look at: (height, width, 3) uint8, read-only.
+
+    Proportions are kept, and the longer side is at most `longest` pixels; a smaller image is not
+    enlarged. `max_pixels` and what is raised are those of `decode_image`.
+
+    Raises
+    ------
+    UnreadableImage, MemoryError
+        As `decode_image`.
+    """
+
+    def shrink(upright: Image.Image) -> NDArray[np.uint8]:
+        upright.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+        return np.asarray(upright)
+
+    return _decoded(data, max_pixels, shrink)
+
+
+def _decoded(
+    data: bytes, max_pixels: int, finish: Callable[[Image.Image], NDArray[np.uint8]]
+) -> NDArray[np.uint8]:
     image_format = _recognise(data)
     try:
         image = image_format.reader(io.BytesIO(data))
@@ -156,8 +185,7 @@ def decode_image(
             raise UnreadableImage(
                 f"{columns}x{rows} pixels exceed the limit of {max_pixels:,} pixels"
             )
-        upright = _upright_rgb(image, data)
-        return np.asarray(upright.resize((width, height), resample))
+        return finish(_upright_rgb(image, data))
     except (UnreadableImage, MemoryError):
         raise
     except Image.DecompressionBombError as error:

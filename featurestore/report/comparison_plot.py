@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LEVEL = 0.05
-_LONGEST_NAME = 30
 _ROW_INCHES, _FRAME_INCHES = 0.36, 0.75
+_CHARACTERS_PER_INCH, _NAME_CHARACTERS_PER_INCH = 12, 3.75
 # The chance line joins an axis that it makes at most so many times longer; else a note stands in.
 _MOST_STRETCH = 3.0
 
@@ -47,19 +48,25 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
 def comparison_picture(comparison: Comparison, *, width_inches: float = 8.0) -> Picture:
     """Return the picture of `draw_comparison`."""
     contenders, pairs = comparison.contenders, comparison.pairs
-    heights = [len(contenders) + 0.4, len(pairs) + 0.2] if pairs else [len(contenders) + 0.4]
+    heights = [len(contenders) + 0.6, len(pairs)] if pairs else [len(contenders) + 0.6]
 
     def paint(figure: Figure) -> None:
-        panels = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False).ravel()
-        contenders_onto(panels[0], comparison)
+        parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False).ravel()
+        titles = (_contenders_title(comparison), _pairs_title(pairs))
+        for part, title in zip(parts, titles, strict=False):
+            # Over the whole width and not over the axes: long names leave those little of it.
+            text = textwrap.fill(title, int(_CHARACTERS_PER_INCH * width_inches))
+            part.suptitle(text, x=0.01, ha="left", fontsize=10.5)
+        longest = int(_NAME_CHARACTERS_PER_INCH * width_inches)
+        contenders_onto(parts[0].subplots(), comparison, longest_name=longest)
         if pairs:
-            pairs_onto(panels[1], pairs)
+            pairs_onto(parts[1].subplots(), pairs, longest_name=longest)
 
     inches = sum(_ROW_INCHES * rows + _FRAME_INCHES for rows in heights)
     return Picture((width_inches, inches), _in_words(comparison), paint)
 
 
-def contenders_onto(axes: Axes, comparison: Comparison) -> None:
+def contenders_onto(axes: Axes, comparison: Comparison, *, longest_name: int = 30) -> None:
     """Draw a row for each contender: the mean over seeds with its interval, the seeds below it."""
     contenders = comparison.contenders
     spans = [_span(contender) for contender in contenders]
@@ -75,16 +82,14 @@ def contenders_onto(axes: Axes, comparison: Comparison) -> None:
             axes.plot(
                 seeds, [row + 0.28] * len(seeds), "o", color=PALETTE[1], alpha=0.5, markersize=4
             )
-    axes.set_xlim(max(low, -0.02), min(high, 1.02))
+    axes.set_xlim(max(low, -0.02), min(high, 1.005))
     _chance_onto(axes, chance)
-    _name_rows(axes, [_named(contender) for contender in contenders])
+    _name_rows(axes, [_named(contender, longest_name) for contender in contenders])
+    axes.set_ylim(len(contenders), -0.6)  # a line more, for the note on chance
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
-    rows = count_text(len(comparison.labels), "image")
-    seeds_note = "; dots: seeds" if any(len(c.runs) > 1 for c in contenders) else ""
-    axes.set_title(f"Accuracy on {rows} ({comparison.split}), with 95 % interval{seeds_note}")
 
 
-def pairs_onto(axes: Axes, pairs: Sequence[Pair]) -> None:
+def pairs_onto(axes: Axes, pairs: Sequence[Pair], *, longest_name: int = 30) -> None:
     """Draw a row for each pair; those that the corrected test tells apart are filled."""
     for row, pair in enumerate(pairs):
         told_apart = pair.adjusted_p < LEVEL
@@ -102,17 +107,8 @@ def pairs_onto(axes: Axes, pairs: Sequence[Pair]) -> None:
             annotation_clip=False,
         )
     axes.axvline(0, color=MUTED, linewidth=1)
-    _name_rows(
-        axes, [f"{shown(p.first, _LONGEST_NAME)} − {shown(p.second, _LONGEST_NAME)}" for p in pairs]
-    )
+    _name_rows(axes, [_pair_named(pair, longest_name) for pair in pairs])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: points_text(value)))
-    corrected = f"p after Holm's correction over {count_text(len(pairs), 'pair')}"
-    axes.set_title(
-        "Difference in percent points, with 95 % interval;\n"
-        f"{corrected}; filled: told apart (p < {LEVEL:g})"
-        if len(pairs) > 1
-        else f"Difference in percent points, with 95 % interval; filled: told apart (p < {LEVEL:g})"
-    )
 
 
 def _interval_onto(axes: Axes, row: int, estimate: Estimate, *, told_apart: bool) -> None:
@@ -178,10 +174,32 @@ def _by_seed(contender: Contender, comparison: Comparison) -> list[float]:
     ]
 
 
-def _named(contender: Contender) -> str:
-    name = shown(contender.label, _LONGEST_NAME)
+def _contenders_title(comparison: Comparison) -> str:
+    rows = count_text(len(comparison.labels), "image")
+    seeded = any(len(contender.runs) > 1 for contender in comparison.contenders)
+    seeds = "; dots: seeds" if seeded else ""
+    return f"Accuracy on {rows} ({comparison.split}), with 95 % interval{seeds}"
+
+
+def _pairs_title(pairs: Sequence[Pair]) -> str:
+    count = len(pairs)
+    corrected = f" after Holm's correction over {count} pairs" if count > 1 else ""
+    return (
+        f"Difference in percent points, with 95 % interval; p{corrected}; "
+        f"filled: told apart (p < {LEVEL:g})"
+    )
+
+
+def _named(contender: Contender, longest: int) -> str:
+    name = shown(contender.label, longest)
     runs = len(contender.runs)
     return name if runs == 1 else f"{name} ({runs} seeds)"
+
+
+def _pair_named(pair: Pair, longest: int) -> str:
+    first, second = shown(pair.first, longest), shown(pair.second, longest)
+    joint = "\n" if len(first) + len(second) > longest else " "
+    return f"{first} −{joint}{second}"
 
 
 def _in_words(comparison: Comparison) -> str:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from featurestore.report.figures import (
+    CELL,
     INK,
-    PALETTE,
+    ON_CELL,
     Figure,
     Picture,
     Rectangle,
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _PANELS_IN_A_ROW = 3
-_MOST_OPAQUE = 0.85
+_MOST_OPAQUE = 0.9
+_DARK = 0.7  # shares above it make a cell on which light text has the better contrast
 _LONGEST_NAME = 18
 # Inches of a cell's side by the number of classes it serves, and what fits into it: below, counts
 # alone and then nothing but the colour.
@@ -54,12 +56,11 @@ def confusion_picture(outcomes: Sequence[Outcome]) -> Picture:
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes, outcome in zip(panels, outcomes, strict=False):
             confusion_onto(axes, outcome)
-            if len(outcomes) > 1:
-                axes.set_title(shown(outcome.label, 40), pad=8)
+            axes.set_title(shown(outcome.label, max(12, int(side / 0.09))), pad=8)
         for axes in panels[len(outcomes) :]:
             axes.remove()
 
-    size = (columns * (side + margin), rows * (side + margin + 0.1))
+    size = (columns * (side + margin), rows * (side + margin + 0.3))
     return Picture(size, "; ".join(map(_in_words, outcomes)), paint)
 
 
@@ -77,7 +78,7 @@ def confusion_onto(axes: Axes, outcome: Outcome) -> None:
                 (answer - 0.5, true - 0.5),
                 1,
                 1,
-                facecolor=PALETTE[0],
+                facecolor=CELL,
                 alpha=_MOST_OPAQUE * share,
                 linewidth=0,
             )
@@ -89,7 +90,7 @@ def confusion_onto(axes: Axes, outcome: Outcome) -> None:
             text,
             ha="center",
             va="center",
-            color="white" if share > 0.5 else INK,
+            color=ON_CELL if share > _DARK else INK,
             fontsize=10 if cell >= 0.7 else 8 if cell >= _ROOM_FOR_PERCENT else 6.5,
             linespacing=1.4,
         )

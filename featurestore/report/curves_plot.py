@@ -118,8 +118,9 @@ def curves_onto(axes: Axes, run: Run, *, what: str, smooth: float = SMOOTH) -> N
             color=MUTED,
             fontsize=8,
         )
-    axes.set(xlabel="epoch", ylabel=what)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    epochs_done = max(map(len, run.history.values()))
+    axes.set(xlabel="epoch", ylabel=what, xlim=(0.5 - 0.02 * epochs_done, 1.02 * epochs_done + 0.5))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
     axes.grid(True, axis="y")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from featurestore.report.files import check_picture_path, write_whole
 try:
     from matplotlib import style
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.lines import Line2D
     from matplotlib.patches import Rectangle
     from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
@@ -43,7 +44,8 @@ __all__ = [
     "Rectangle",
 ]
 
-INK, MUTED, GRID = "#1f2933", "#697586", "#d9dee3"
+INK, MUTED, GRID, PAPER = "#1f2933", "#697586", "#d9dee3", "#fefefe"
+CELL, ON_CELL = "#00619b", "#fdfdfd"
 # Source: Okabe and Ito (2008), Color Universal Design: told apart in every kind of colour
 # blindness. Beyond the sixth line, dashes tell apart.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -75,9 +77,14 @@ _STYLE: dict[str, object] = {
     "svg.hashsalt": "featurestore",
 }
 # What an SVG inside a page is drawn in, and the page's own names for it: a dark page changes them.
-_VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line"} | {
-    colour: f"--series-{number}" for number, colour in enumerate(PALETTE, 1)
-}
+_VARIABLES = {
+    INK: "--ink",
+    MUTED: "--muted",
+    GRID: "--line",
+    PAPER: "--paper",
+    CELL: "--cell",
+    ON_CELL: "--on-cell",
+} | {colour: f"--series-{number}" for number, colour in enumerate(PALETTE, 1)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +127,8 @@ def inline_svg(picture: Picture, *, prefix: str) -> str:
     prefix
         Unique within the page: ids in the element begin with it.
     """
-    text = _rendered(picture, "svg", {"svg.fonttype": "none", "savefig.transparent": True}).decode()
+    clear = {"figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none"}
+    text = _rendered(picture, "svg", {"svg.fonttype": "none"} | clear).decode()
     text = text[text.index("<svg") :]
     # Its metadata point to the web, and its style sheet would be that of the whole page.
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -139,10 +147,12 @@ def inline_svg(picture: Picture, *, prefix: str) -> str:
     return opening + text[text.index(">") + 1 :].strip()
 
 
-def _rendered(picture: Picture, file_format: str, settings: dict[str, object]) -> bytes:
+def _rendered(picture: Picture, file_format: str, settings: Mapping[str, object]) -> bytes:
     # Beginning at Matplotlib's own defaults: a person's matplotlibrc does not change a picture.
-    with style.context(["default", _STYLE | settings]):
-        figure = Figure(figsize=picture.size, layout="constrained")
+    with style.context(["default", {**_STYLE, **settings}]):
+        figure = Figure(
+            figsize=picture.size, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
+        )
         picture.paint(figure)
         buffer = io.BytesIO()
         nothing = {"Date": None, "Creator": None} if file_format == "svg" else {"Software": None}
@@ -157,12 +167,14 @@ def line_look(number: int) -> tuple[str, str]:
 
 def legend_below(figure: Figure, handles: Sequence[Artist], labels: Sequence[str]) -> None:
     """Put a legend under the axes, where it covers nothing."""
+    # About what a handle and a character take, in inches.
+    entry = 0.6 + 0.08 * max(map(len, labels))
     # Matplotlib leaves out labels that begin with an underscore.
     figure.legend(
         handles,
         [f" {label}" if label.startswith("_") else label for label in labels],
         loc="outside lower center",
-        ncols=1 if max(map(len, labels)) > 24 else min(len(labels), 3),
+        ncols=max(1, min(len(labels), int(figure.get_size_inches()[0] / entry))),
         handlelength=2.2,
     )
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from featurestore.report.figures import (
     MUTED,
     Figure,
+    Line2D,
     MaxNLocator,
     Picture,
     legend_below,
@@ -64,23 +65,22 @@ def reliability_picture(outcomes: Sequence[Outcome], *, width_inches: float = 4.
 def reliability_onto(
     axes: Axes, bins: Sequence[CalibrationBin | None], *, number: int, intervals: bool
 ) -> Artist:
-    """Draw each bin's accuracy over its mean confidence, with 95 % intervals where asked."""
+    """Draw each bin's accuracy over its mean confidence, with 95 % intervals where asked.
+
+    Returns what stands for it in a legend.
+    """
     held = [found for found in bins if found is not None]
     x = [found.confidence for found in held]
     colour, dashes = line_look(number)
     if intervals:
         lows, highs = ([getattr(f.interval, end) for f in held] for end in ("low", "high"))
         axes.vlines(x, lows, highs, color=colour, linewidth=1.2, alpha=0.5)
-    (line,) = axes.plot(
-        x,
-        [found.accuracy for found in held],
-        marker="o",
-        markersize=4.5,
-        linewidth=1.5,
-        color=colour,
-        linestyle=dashes,
-    )
-    return line
+    y = [found.accuracy for found in held]
+    axes.plot(x, y, linewidth=1.2, color=colour, linestyle=dashes, alpha=0.6)
+    # Areas go with counts, so that a bin of three images does not look like one of three hundred.
+    most = max(found.rows for found in held)
+    axes.scatter(x, y, s=[8 + 60 * found.rows / most for found in held], color=colour, zorder=3)
+    return Line2D([], [], color=colour, ls=dashes, marker="o", markersize=5)
 
 
 def _counts_onto(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from featurestore.errors import InvalidInput
 from featurestore.report.figures import (
     MUTED,
+    PAPER,
     Figure,
     Picture,
     legend_below,
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _NAMED_CLASSES = 10
+# Above this area all curves crowd into one corner, which is then shown larger where none runs.
+_CROWDED_AREA = 0.93
+_CORNER = 0.2
 
 
 def draw_roc(outcomes: Sequence[Outcome], path: Path) -> None:
@@ -54,6 +58,8 @@ def roc_picture(outcomes: Sequence[Outcome], *, width_inches: float = 4.8) -> Pi
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
         handles = roc_onto(axes, curves)
+        if min(curve.area for curve in curves[: len(outcomes)]) > _CROWDED_AREA:
+            _corner_onto(axes, curves)
         legend_below(figure, handles[:lines], [_named(curve) for curve in curves[:lines]])
 
     words = "; ".join(_named(curve) for curve in curves[:lines])
@@ -63,6 +69,24 @@ def roc_picture(outcomes: Sequence[Outcome], *, width_inches: float = 4.8) -> Pi
 def roc_onto(axes: Axes, curves: Sequence[RocCurve]) -> list[Artist]:
     """Draw curves, the first ones named and the others faint, and return their lines."""
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
+    handles = _lines_onto(axes, curves)
+    axes.set(xlabel="false positive rate", ylabel="true positive rate")
+    plain_share(axes)
+    return handles
+
+
+def _corner_onto(axes: Axes, curves: Sequence[RocCurve]) -> None:
+    corner = axes.inset_axes((0.4, 0.1, 0.56, 0.56), facecolor=PAPER)
+    _lines_onto(corner, curves)
+    corner.set(xlim=(-0.004, _CORNER), ylim=(1 - _CORNER, 1.004))
+    corner.set_xticks([0, _CORNER / 2, _CORNER])
+    corner.set_yticks([1 - _CORNER, 1 - _CORNER / 2, 1])
+    corner.tick_params(labelsize=7.5)
+    corner.set_title("upper left corner", fontsize=8, pad=3)
+    corner.grid(True)
+
+
+def _lines_onto(axes: Axes, curves: Sequence[RocCurve]) -> list[Artist]:
     handles: list[Artist] = []
     for number, curve in enumerate(curves):
         named = number <= _NAMED_CLASSES
@@ -77,8 +101,6 @@ def roc_onto(axes: Axes, curves: Sequence[RocCurve]) -> list[Artist]:
             linestyle=dashes,
         )
         handles.append(line)
-    axes.set(xlabel="false positive rate", ylabel="true positive rate")
-    plain_share(axes)
     return handles
 
 

@@ -11,13 +11,17 @@ _UNSHOWABLE = frozenset({"Cc", "Cf", "Cs"})
 def shown(name: str, most: int | None = None) -> str:
     """Return a name on one line, without characters that draw nothing or move others.
 
-    Each is replaced by U+FFFD. Longer names than `most` end in an ellipsis.
+    Each is replaced by U+FFFD. Of a name longer than `most`, the middle becomes an ellipsis: what
+    sets names apart stands at their ends.
     """
     text = "".join(
         "\ufffd" if unicodedata.category(character) in _UNSHOWABLE else character
         for character in name
     )
-    return text if most is None or len(text) <= most else text[: most - 1].rstrip() + "…"
+    if most is None or len(text) <= most:
+        return text
+    tail = (most - 1) // 2
+    return f"{text[: most - 1 - tail].rstrip()}…{text[-tail:].lstrip()}"
 
 
 def count_text(count: int, noun: str) -> str:
@@ -37,8 +41,9 @@ def percent_text(share: float) -> str:
 
 
 def points_text(difference: float) -> str:
-    """Return a difference of accuracies in percent points, signed, with a true minus."""
-    return f"{100 * difference:+.1f}".replace("-", "\u2212")
+    """Return a difference of accuracies in percent points, signed (but for 0), a true minus."""
+    text = f"{100 * difference:+.1f}"
+    return "0.0" if float(text) == 0 else text.replace("-", "\u2212")
 
 
 def seconds_text(seconds: float) -> str:

@@ -1,0 +1,235 @@
+"""A comparison as one HTML file that needs nothing else: no network, no script, no other file."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+from pathlib import Path
+
+from featurestore.compare.results import Comparison, Contender
+from featurestore.errors import Conflict, MissingDependency
+from featurestore.report import view
+from featurestore.report.comparison_plot import comparison_picture
+from featurestore.report.confusion_plot import confusion_picture
+from featurestore.report.curves_plot import curves_picture
+from featurestore.report.figures import Picture, inline_svg
+from featurestore.report.files import write_whole
+from featurestore.report.gallery import Exhibit, Gallery, choose_exhibits
+from featurestore.report.outcomes import Outcome, outcomes_of_comparison, roc_curves
+from featurestore.report.photographs import Photograph, Photographs
+from featurestore.report.reliability_plot import reliability_picture
+from featurestore.report.roc_plot import roc_picture
+from featurestore.report.text import shown
+
+try:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+except ImportError as error:
+    raise MissingDependency(
+        "the report needs Jinja2, which is not installed",
+        next_step="pip install 'featurestore[report]'",
+    ) from error
+
+# A phone is about 3.8 inches of CSS pixels wide: these stay readable when scaled down to it.
+_WIDTH_INCHES, _COMPARISON_INCHES = 4.4, 5.8
+_WIDEST_INCHES = 6.5  # a picture above it keeps its size and scrolls
+_NO_PHOTOGRAPHS = Photograph(None, missing="images were not asked for")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Drawing:
+    caption: str
+    svg: Markup
+    wide: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class _Head:
+    label: str
+    sentence: str
+    notes: tuple[str, ...]
+    pictures: tuple[_Drawing, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Answer:
+    contender: str
+    answer: str
+    probability: str
+    right: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class _Card:
+    sample_id: str
+    true_class: str
+    keys: tuple[str, ...]
+    answers: tuple[_Answer, ...]
+    source: str
+    width: int
+    height: int
+    missing: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Filter:
+    key: str
+    label: str
+    count: int
+
+
+def write_report(
+    comparison: Comparison, path: Path, *, photographs: Photographs | None = None
+) -> None:
+    """Write the report of a comparison: whole and durable when this returns.
+
+    Equal comparisons with equal images give equal bytes.
+
+    Parameters
+    ----------
+    photographs
+        Where the images of the gallery are; without it they are named only.
+
+    Raises
+    ------
+    Conflict
+        `photographs` are of another feature set.
+    InvalidInput
+        The file cannot be written.
+    IntegrityError
+        The feature set of `photographs` is missing or damaged.
+    """
+    if photographs is not None and photographs.record.fingerprint != comparison.fingerprint:
+        raise Conflict(
+            f"report on {comparison.feature_set}: expected images of features "
+            f"{comparison.fingerprint[:12]}, found those of "
+            f"{photographs.record.fingerprint[:12]} ({photographs.record.name})",
+            next_step="take the record of the feature set that was compared on",
+        )
+    environment = Environment(
+        loader=PackageLoader("featurestore.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["shown"] = shown
+    page = environment.get_template("report.html.j2").render(view=_page(comparison, photographs))
+    write_whole(path, page.encode())
+
+
+def _page(comparison: Comparison, photographs: Photographs | None) -> dict[str, object]:
+    outcomes = outcomes_of_comparison(comparison)
+    gallery = choose_exhibits(outcomes)
+    cards = _cards(comparison, gallery, photographs)
+    return {
+        "title": view.title(comparison),
+        "facts": view.facts(comparison),
+        "findings": view.findings(comparison),
+        "chance": view.chance(comparison),
+        "columns": view.COLUMNS,
+        "contenders": [view.contender_row(each) for each in comparison.contenders],
+        "table_note": view.table_note(comparison),
+        "comparison": _svg(
+            comparison_picture(comparison, width_inches=_COMPARISON_INCHES), "comparison"
+        ),
+        "pair_columns": view.PAIR_COLUMNS,
+        "pairs": [view.pair_row(pair) for pair in comparison.pairs],
+        "pair_note": view.pair_note(comparison),
+        "together": _ranking_and_calibration(outcomes, "all") if len(outcomes) > 1 else (),
+        "heads": [
+            _head(contender, outcome, f"head{number}")
+            for number, (contender, outcome) in enumerate(
+                zip(comparison.contenders, outcomes, strict=True)
+            )
+        ],
+        "gallery_note": view.gallery_note(gallery, contenders=len(outcomes)),
+        "exhibits": cards,
+        "filters": _filters(comparison, cards),
+        "provenance": view.provenance(comparison),
+        "runs": view.run_rows(comparison),
+    }
+
+
+def _svg(picture: Picture, prefix: str) -> Markup:
+    return Markup(inline_svg(picture, prefix=prefix))  # noqa: S704 -- ours; names in it are escaped
+
+
+def _drawing(caption: str, picture: Picture, prefix: str) -> _Drawing:
+    return _Drawing(caption, _svg(picture, prefix), picture.size[0] > _WIDEST_INCHES)
+
+
+def _ranking_and_calibration(outcomes: list[Outcome], prefix: str) -> tuple[_Drawing, ...]:
+    drawings = []
+    if all(map(roc_curves, outcomes)):  # rows of one class have no ROC curve
+        roc = roc_picture(outcomes, width_inches=_WIDTH_INCHES)
+        drawings.append(_drawing("ROC", roc, f"{prefix}-roc"))
+    reliability = reliability_picture(outcomes, width_inches=_WIDTH_INCHES)
+    drawings.append(_drawing("Reliability", reliability, f"{prefix}-reliability"))
+    return tuple(drawings)
+
+
+def _head(contender: Contender, outcome: Outcome, prefix: str) -> _Head:
+    first = contender.runs[0]
+    drawings = [
+        _drawing("Confusion matrix", confusion_picture([outcome]), f"{prefix}-confusion"),
+        *_ranking_and_calibration([outcome], prefix),
+    ]
+    if first.history:
+        curves = curves_picture([first], width_inches=_COMPARISON_INCHES)
+        drawings.append(_drawing(f"Training, seed {first.seed}", curves, f"{prefix}-curves"))
+    return _Head(contender.label, contender.sentence, view.head_notes(contender), tuple(drawings))
+
+
+def _cards(
+    comparison: Comparison, gallery: Gallery, photographs: Photographs | None
+) -> tuple[_Card, ...]:
+    kinds = (("all-wrong", gallery.all_wrong), ("disagree", gallery.disagreed))
+    return tuple(
+        _card(comparison, exhibit, kind, photographs) for kind, part in kinds for exhibit in part
+    )
+
+
+def _card(
+    comparison: Comparison, exhibit: Exhibit, kind: str, photographs: Photographs | None
+) -> _Card:
+    sample_id = str(comparison.sample_ids[exhibit.row])
+    photograph = _NO_PHOTOGRAPHS
+    if photographs is not None:
+        photograph = photographs.find(comparison.split, sample_id)
+    source = ""
+    if photograph.jpeg is not None:
+        source = f"data:image/jpeg;base64,{base64.b64encode(photograph.jpeg).decode()}"
+    wrong = (f"wrong-{n}" for n, answer in enumerate(exhibit.answers) if not answer.right)
+    return _Card(
+        sample_id=sample_id,
+        true_class=comparison.class_names[exhibit.label],
+        keys=("all", kind, *wrong),
+        answers=tuple(
+            _Answer(
+                answer.contender,
+                comparison.class_names[answer.answer],
+                view.probability_text(answer.probability),
+                answer.right,
+            )
+            for answer in exhibit.answers
+        ),
+        source=source,
+        width=photograph.width,
+        height=photograph.height,
+        missing=photograph.missing or "",
+    )
+
+
+def _filters(comparison: Comparison, cards: tuple[_Card, ...]) -> list[_Filter]:
+    labels = {"all": "all", "all-wrong": "all wrong", "disagree": "heads disagree"}
+    labels |= {
+        f"wrong-{number}": f"{contender.label} wrong"
+        for number, contender in enumerate(comparison.contenders)
+    }
+    if len(comparison.contenders) == 1:
+        labels = {"all": "all"}
+    return [
+        _Filter(key, label, sum(key in card.keys for card in cards))
+        for key, label in labels.items()
+    ]
