@@ -59,25 +59,10 @@ def export_set(features: FeatureSet, path: Path, *, overwrite: bool = False) -> 
         writers[path.suffix](features, building)
         if building.is_file():  # a store has synced its folder itself
             durable.sync_file(building)
-        _put_in_place(building, path)
+        durable.put_in_place(building, path)
     except BaseException:
         durable.remove(building)
         raise
-
-
-def _put_in_place(building: Path, path: Path) -> None:
-    if not (path.exists() and (path.is_dir() or building.is_dir())):
-        durable.replace(building, path)
-        return
-    aside = durable.temporary_path(path)
-    durable.rename(path, aside)
-    try:
-        durable.replace(building, path)
-    except BaseException:
-        durable.remove(path)
-        durable.rename(aside, path)
-        raise
-    durable.remove(aside)
 
 
 def _identity(features: FeatureSet) -> dict[str, Any]:

@@ -108,6 +108,11 @@ class Network:
         self._model = model
         self._forward: Forward | None = None
 
+    @property
+    def model(self) -> Any:
+        """The cut Keras network itself, from preprocessed images to the cut layer, unpooled."""
+        return self._model
+
     def embed(self, batch: np.ndarray) -> np.ndarray:
         """Return the features (n, *feature_shape) of images (n, H, W, 3), uint8 RGB in [0, 255].
 

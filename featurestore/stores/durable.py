@@ -103,6 +103,25 @@ def replace(source: Path, target: Path) -> None:
         sync_directory(source.parent)
 
 
+def put_in_place(source: Path, target: Path) -> None:
+    """Like `replace`, but a directory may take the place of what stands under its name.
+
+    That is moved away first, and back if the rename fails.
+    """
+    if not (target.exists() and (target.is_dir() or source.is_dir())):
+        replace(source, target)
+        return
+    aside = temporary_path(target)
+    rename(target, aside)
+    try:
+        replace(source, target)
+    except BaseException:
+        remove(target)
+        rename(aside, target)
+        raise
+    remove(aside)
+
+
 def temporary_path(path: Path) -> Path:
     """Return a name beside `path` that no other writer uses and every sweep recognises."""
     return path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
