@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,31 +54,31 @@ def roc_picture(outcomes: Sequence[Outcome], *, width_inches: float = 4.8) -> Pi
         The rows are all of one class.
     """
     curves = _drawn(outcomes)
-    lines = min(len(curves), 1 + _NAMED_CLASSES)
+    lines = min(len(curves), max(len(outcomes), 1 + _NAMED_CLASSES))
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
-        handles = roc_onto(axes, curves)
+        handles = roc_onto(axes, curves, main=len(outcomes))
         if min(curve.area for curve in curves[: len(outcomes)]) > _CROWDED_AREA:
-            _corner_onto(axes, curves)
+            _corner_onto(axes, curves, main=len(outcomes))
         legend_below(figure, handles[:lines], [_named(curve) for curve in curves[:lines]])
 
     words = "; ".join(_named(curve) for curve in curves[:lines])
     return Picture((width_inches, width_inches + 0.3 + 0.19 * lines), f"ROC curves: {words}", paint)
 
 
-def roc_onto(axes: Axes, curves: Sequence[RocCurve]) -> list[Artist]:
-    """Draw curves, the first ones named and the others faint, and return their lines."""
+def roc_onto(axes: Axes, curves: Sequence[RocCurve], *, main: int) -> list[Artist]:
+    """Draw curves and return their lines: the `main` first strong, those past ten faint."""
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
-    handles = _lines_onto(axes, curves)
+    handles = _lines_onto(axes, curves, main=main)
     axes.set(xlabel="false positive rate", ylabel="true positive rate")
     plain_share(axes)
     return handles
 
 
-def _corner_onto(axes: Axes, curves: Sequence[RocCurve]) -> None:
+def _corner_onto(axes: Axes, curves: Sequence[RocCurve], *, main: int) -> None:
     corner = axes.inset_axes((0.4, 0.1, 0.56, 0.56), facecolor=PAPER)
-    _lines_onto(corner, curves)
+    _lines_onto(corner, curves, main=main)
     corner.set(xlim=(-0.004, _CORNER), ylim=(1 - _CORNER, 1.004))
     corner.set_xticks([0, _CORNER / 2, _CORNER])
     corner.set_yticks([1 - _CORNER, 1 - _CORNER / 2, 1])
@@ -86,17 +87,17 @@ def _corner_onto(axes: Axes, curves: Sequence[RocCurve]) -> None:
     corner.grid(True)
 
 
-def _lines_onto(axes: Axes, curves: Sequence[RocCurve]) -> list[Artist]:
+def _lines_onto(axes: Axes, curves: Sequence[RocCurve], *, main: int) -> list[Artist]:
     handles: list[Artist] = []
     for number, curve in enumerate(curves):
-        named = number <= _NAMED_CLASSES
+        named = number < max(main, 1 + _NAMED_CLASSES)
         colour, dashes = line_look(number) if named else (MUTED, "-")
         (line,) = axes.plot(
             curve.false_positive,
             curve.true_positive,
-            linewidth=2 if number == 0 else 1.5 if named else 0.6,
+            linewidth=2 if number < main else 1.2 if named else 0.6,
             alpha=1 if named else 0.5,
-            zorder=3 if number == 0 else 2,
+            zorder=3 if number < main else 2,
             color=colour,
             linestyle=dashes,
         )
@@ -106,7 +107,8 @@ def _lines_onto(axes: Axes, curves: Sequence[RocCurve]) -> list[Artist]:
 
 def _drawn(outcomes: Sequence[Outcome]) -> list[RocCurve]:
     """Return the curves of a picture: one an outcome; of one with many classes, these as well."""
-    means, classes = [], []
+    main: list[RocCurve] = []
+    classes: list[RocCurve] = []
     for outcome in outcomes:
         found = roc_curves(outcome)
         n_classes = len(outcome.class_names)
@@ -115,13 +117,14 @@ def _drawn(outcomes: Sequence[Outcome]) -> list[RocCurve]:
                 "ROC curve: expected rows of at least two classes, found one",
                 next_step="draw another split: --split",
             )
-        title = outcome.label
-        if n_classes > 2:
-            lacking = "" if len(found) == n_classes else f" that have rows, of {n_classes}"
-            title = f"{title}, mean of {len(found)} classes{lacking}"
-            classes = sorted(found, key=lambda curve: curve.area)
-        means.append(mean_curve(found, title=title))
-    return [*means, *classes] if len(outcomes) == 1 else means
+        if n_classes == 2:
+            main.append(dataclasses.replace(found[0], title=outcome.label))
+            continue
+        lacking = "" if len(found) == n_classes else f" that have rows, of {n_classes}"
+        title = f"{outcome.label}, mean of {len(found)} classes{lacking}"
+        main.append(mean_curve(found, title=title))
+        classes = sorted(found, key=lambda curve: curve.area)
+    return [*main, *classes] if len(outcomes) == 1 else main
 
 
 def _named(curve: RocCurve) -> str:
