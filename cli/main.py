@@ -25,6 +25,7 @@ _COMMANDS = {
     "train": ("train", "train", "Train a classifier on cached features."),
     "runs": ("runs", "runs", "List the runs of a cache, sorted as asked."),
     "rm": ("runs", "rm", "Remove runs."),
+    "plot": ("plot", "plot", "Draw runs: curves, confusion, ROC, reliability."),
     "audit": ("audit", "audit", "Look for leaks between splits, and for skewed classes."),
     "verify": ("sets", "verify", "Check a feature set's bytes, or recompute some rows."),
     "export": ("sets", "export", "Write a feature set as .npz, .parquet, .h5 or .zarr."),
