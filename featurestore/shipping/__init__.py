@@ -1,0 +1,1 @@
+"""A model to ship: one network from image to class probabilities, checked and described."""
