@@ -3,8 +3,9 @@
 `scan_dataset` reads names only; `build_manifest` reads the bytes, or remembers their digests.
 """
 
-from featurestore.datasets.build import BuiltManifest, build_manifest
+from featurestore.datasets.build import BuiltManifest, build_manifest, hash_all
 from featurestore.datasets.entries import Entry, Scan, Unreadable
+from featurestore.datasets.folders import files_below
 from featurestore.datasets.scan import ScanOptions, scan_dataset
 from featurestore.datasets.splitting import SplitFractions
 
@@ -16,5 +17,7 @@ __all__ = [
     "SplitFractions",
     "Unreadable",
     "build_manifest",
+    "files_below",
+    "hash_all",
     "scan_dataset",
 ]

@@ -67,7 +67,7 @@ def build_manifest(
         digests = state.find(stats)
         unknown = [path for path in stats if path not in digests]
     hashed: list[HashedFile] = []
-    for path, outcome in zip(unknown, _hash_all(unknown, workers), strict=True):
+    for path, outcome in zip(unknown, hash_all(unknown, workers), strict=True):
         if isinstance(outcome, HashedFile):
             hashed.append(outcome)
             digests[path] = outcome.sha256
@@ -104,7 +104,7 @@ def _stats(paths: Sequence[str], failed: dict[str, str]) -> dict[str, FileStat]:
     return stats
 
 
-def _hash_all(paths: Sequence[str], workers: int) -> Iterator[HashedFile | str]:
+def hash_all(paths: Sequence[str], workers: int) -> Iterator[HashedFile | str]:
     """Yield, in the order of `paths`, a digest or the reason why there is none."""
 
     def hash_part(start: int) -> list[HashedFile | str]:

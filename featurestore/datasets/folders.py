@@ -75,6 +75,22 @@ def scan_folder(root: Path, *, fractions: SplitFractions | None) -> Scan:
     )
 
 
+def files_below(folder: Path) -> tuple[list[Path], list[Unreadable]]:
+    """Return every file below a folder that counts as a sample, and what is no file, in order.
+
+    A folder of images without classes: what is passed over, and how links are followed, is as in a
+    class folder.
+
+    Raises
+    ------
+    InvalidInput
+        A folder cannot be listed.
+    """
+    found = _Found()
+    _walk(str(folder), str(folder), ("", ""), found)
+    return [Path(entry.path) for entry in sorted(found.entries)], sorted(found.unreadable)
+
+
 def _split_folders(root: Path, folders: list[str]) -> dict[str, str]:
     """Return split -> folder name, or nothing where no folder is named like a split."""
     splits: dict[str, str] = {}

@@ -155,7 +155,7 @@ def _resolved(choice: str) -> Precision:
         return resolve_precision(choice)
 
 
-def network_of(recipe: Recipe, *, weights: str) -> EmbedsBatches:
+def network_of(recipe: Recipe, *, weights: str, batch_size: int | None = None) -> EmbedsBatches:
     """Build the network of a committed recipe from weights named as on the command line.
 
     Raises
@@ -172,5 +172,6 @@ def network_of(recipe: Recipe, *, weights: str) -> EmbedsBatches:
         interpolation=recipe.interpolation,
         precision=recipe.precision,
         dtype=recipe.dtype,
+        batch_size=batch_size,
     )
     return BackboneChoice(settings).network(recipe)

@@ -149,6 +149,18 @@ def existing_rows(
     for shard in staging.shards(remove_leftovers=remove_leftovers):
         sources.append(StagedRows(shard))
         known.update(shard.quarantined)
+    committed, quarantined = committed_rows(records, recipe, readers=readers)
+    known.update(quarantined)
+    sources.extend(committed)
+    return sources, _without_read(known, sources)
+
+
+def committed_rows(
+    records: Sequence[Record], recipe: Recipe, *, readers: ExitStack
+) -> tuple[list[CommittedRows], dict[str, str]]:
+    """Return the same of committed sets alone."""
+    sources: list[CommittedRows] = []
+    known: dict[str, str] = {}
     for record in records:
         if record.recipe != recipe:
             continue
@@ -159,8 +171,13 @@ def existing_rows(
         readers.callback(reader.close)
         sources.extend(CommittedRows(reader.split(split), record) for split in reader.splits)
         known.update({e.sha256: e.reason for e in record.quarantine if e.sha256})
+    return sources, _without_read(known, sources)
+
+
+def _without_read(known: dict[str, str], sources: Sequence[RowSource]) -> dict[str, str]:
+    """Drop the digests that a source has features of: another version has read them."""
     if known:
-        for source in sources:  # what one version could not read, another has read
+        for source in sources:
             for digest in source.digests:
                 known.pop(digest.tobytes().hex(), None)
-    return sources, known
+    return known
