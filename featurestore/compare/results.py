@@ -27,7 +27,9 @@ class Estimate:
     value
         None where it is not defined, such as the ROC AUC of a split that lacks a class.
     interval
-        By the bootstrap over images; None where `value` is.
+        By the bootstrap over images; None where `value` is, and where all resamples agree (an ROC
+        AUC of 1): the bootstrap then does not know the error. Of an accuracy or a difference that
+        is so, the interval is the exact binomial one.
     """
 
     value: float | None
@@ -103,9 +105,11 @@ class Pair:
     adjusted_p
         `test.p_value` after Holm's correction over all pairs.
     seed_p_range
-        Smallest and largest p-value over runs of equal position; None with one run each.
+        Smallest and largest p-value, not corrected, over runs of equal position (a contender of one
+        run meets each of the other's); None with one run each.
     images_needed
-        About how many images would tell a difference of this size apart; None where none would.
+        How many images would tell a difference of this size apart with 80 % power, at the 5 % level
+        after correction for as many pairs; None where the difference is zero.
     sentence
         The outcome in words.
     """
@@ -138,6 +142,8 @@ class Comparison:
         By run id: (N, n_classes) float32, rows in the order of `sample_ids`.
     resamples, seed
         Of the bootstrap.
+    notes
+        What a reader must be told: runs left out.
     """
 
     feature_set: str
@@ -151,3 +157,4 @@ class Comparison:
     probabilities: Mapping[str, np.ndarray]
     resamples: int
     seed: int
+    notes: tuple[str, ...] = ()

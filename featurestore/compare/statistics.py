@@ -2,20 +2,139 @@
 
 from __future__ import annotations
 
-import numpy as np
-from scipy.stats import binomtest
+import math
+from collections.abc import Sequence
 
-from featurestore.compare.results import PairedTest
+import numpy as np
+from scipy.stats import binomtest, norm
+
+from featurestore.compare.results import Interval, PairedTest
+
+CONFIDENCE = 0.95
+LEVEL = 0.05
+POWER = 0.8
+# Means of equal shares over other numbers of seeds may differ by so much.
+ROUNDING = 1e-12
 
 
 def mcnemar_exact(first_right: np.ndarray, second_right: np.ndarray) -> PairedTest:
     """Test whether two classifiers differ in accuracy; both arrays are (N,) bool, same rows.
 
     Source: McNemar (1947), Psychometrika 12, 153-157; the exact two-sided form is the binomial
-    test of the discordant pairs (SciPy's `binomtest`).
+    test of the discordant pairs (SciPy's `binomtest`; statsmodels' `mcnemar(exact=True)` is equal).
     """
     only_first = int(np.sum(first_right & ~second_right))
     only_second = int(np.sum(~first_right & second_right))
     discordant = only_first + only_second
     p_value = float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
     return PairedTest(len(first_right), only_first, only_second, p_value)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number, in their order (statsmodels' `multipletests`).
+
+    Rejecting those below 5 % rejects any true hypothesis with a probability of at most 5 %, however
+    the tests depend on each other.
+    Source: Holm (1979), Scandinavian Journal of Statistics 6, 65-70.
+    """
+    if not p_values:
+        return []
+    # Imported here: it brings pandas, a second or more, and only comparisons of several need it.
+    from statsmodels.stats.multitest import multipletests
+
+    return [float(p) for p in multipletests(p_values, method="holm")[1]]
+
+
+def better_than_chance(right: np.ndarray, majority_share: float) -> float:
+    """Return the one-sided exact binomial p-value of (N,) bool `right` against a fixed share.
+
+    `majority_share` is the split's own, taken as known: what always giving its most frequent
+    answer would score.
+    """
+    test = binomtest(int(right.sum()), len(right), majority_share, alternative="greater")
+    return float(test.pvalue)
+
+
+def images_needed(
+    only_first: float, only_second: float, *, level: float = LEVEL, power: float = POWER
+) -> int | None:
+    """Return how many images would tell two classifiers apart if they differ as observed.
+
+    Parameters
+    ----------
+    only_first, only_second
+        Shares of images that one of them alone gets right.
+    level
+        Of the two-sided test; to be divided by the number of tests where it is corrected for them.
+    power
+        Probability of the test to find the difference.
+
+    Returns
+    -------
+    None where the shares are equal: no number of images would.
+
+    Notes
+    -----
+    With psi the sum and delta the difference of the shares, the number of pairs for McNemar's test
+    is (z_(1 - level/2) sqrt(psi) + z_power sqrt(psi - delta^2))^2 / delta^2. SciPy and statsmodels
+    do not have it. Simulated, the exact test's power there is 77 to 80 %: it is conservative, and
+    the normal approximation is not where few images are discordant.
+    Source: Connor (1987), Sample size for testing differences in proportions for the paired-sample
+    design, Biometrics 43, 207-211, equation 3.
+    """
+    discordant, difference = only_first + only_second, abs(only_first - only_second)
+    if difference < ROUNDING:
+        return None
+    critical, reached = float(norm.isf(level / 2)), float(norm.ppf(power))
+    root = critical * math.sqrt(discordant) + reached * math.sqrt(discordant - difference**2)
+    return math.ceil((root / difference) ** 2)
+
+
+def percentile_interval(draws: np.ndarray) -> Interval | None:
+    """Return the 95 % percentile interval of bootstrap draws, (R,); None where there is none.
+
+    Draws that are NaN, on which the statistic is not defined, are left out. None also where all
+    draws are equal: the bootstrap then knows nothing of the error, which is not zero.
+
+    Notes
+    -----
+    Percentile, not BCa: simulated with 1,000 images (400 times), both covered the true accuracy,
+    balanced accuracy, macro F1, ROC AUC and log loss 93 to 95 % of the time; with 100 images (800
+    times) the percentile 93 to 95, BCa 95 to 97. BCa needs one more evaluation for each image, and
+    has no answer where all draws lie on one side of the value.
+    Source: Efron and Tibshirani (1993), An Introduction to the Bootstrap, chapter 13.
+    """
+    defined = draws[~np.isnan(draws)]
+    if not len(defined) or np.ptp(defined) < ROUNDING:
+        return None
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(defined, [tail, 1 - tail])
+    return Interval(float(low), float(high))
+
+
+def reflected_interval(value: float, draws: np.ndarray) -> Interval | None:
+    """Return the 95 % basic interval of a number that is not negative and biased upwards.
+
+    That is the expected calibration error: noise in each bin adds to it, on a resample once more
+    than on the split. The percentile interval adds that bias where it should be taken off: for a
+    head of hardly any calibration error (0.001) on 1,000 images it never covered the truth. The
+    basic interval, reflected about the value, takes it off once, and covered it in 69 %; for an
+    error of 0.066 in 90 %, the percentile in 88 %. Near zero the value itself is mostly bias. The
+    interval is cut at zero and widened to hold the value.
+    Source: Davison and Hinkley (1997), Bootstrap Methods and their Application, section 5.2.
+    """
+    percentile = percentile_interval(draws)
+    if percentile is None:
+        return None
+    low = max(0.0, 2 * value - percentile.high)
+    return Interval(min(low, value), max(2 * value - percentile.low, value))
+
+
+def none_of(count: int) -> float:
+    """Return the largest share that is likely to show in none of `count` images, at 97.5 %.
+
+    The upper end of the exact 95 % binomial interval (Clopper and Pearson, from SciPy). It bounds
+    errors where no image is wrong, and differences where two heads answer alike: there the
+    bootstrap gives an interval of no width.
+    """
+    return float(binomtest(0, count).proportion_ci(CONFIDENCE, method="exact").high)

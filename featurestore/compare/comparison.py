@@ -1,0 +1,234 @@
+"""Comparing runs on the images of one split: what can and what cannot be told apart."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from statistics import median
+
+import numpy as np
+
+from featurestore.compare.bootstrap import Resampled, resample_metrics
+from featurestore.compare.grouping import (
+    Group,
+    check_same_features,
+    group_runs,
+    read_predictions,
+)
+from featurestore.compare.results import Comparison, Contender, Estimate, Interval, Pair
+from featurestore.compare.sentences import chance_sentence, pair_sentence
+from featurestore.compare.statistics import (
+    LEVEL,
+    ROUNDING,
+    better_than_chance,
+    holm,
+    images_needed,
+    mcnemar_exact,
+    none_of,
+    percentile_interval,
+    reflected_interval,
+)
+from featurestore.errors import IntegrityError, InvalidInput
+from featurestore.training.evaluation import METRICS
+from featurestore.training.runs import Run
+
+RESAMPLES = 5000
+_FEWEST_RESAMPLES = 100
+_ACCURACY = METRICS.index("accuracy")
+_CALIBRATION = METRICS.index("expected_calibration_error")
+
+
+def compare(
+    runs: Sequence[Run], *, split: str = "test", resamples: int = RESAMPLES, seed: int = 0
+) -> Comparison:
+    """Compare runs of one feature set; those that differ in their seed only are one contender.
+
+    Nothing is fitted, and the features are not read: each run's recorded probabilities are. Every
+    interval comes from the same `resamples` of the images, drawn by `seed`, so differences are
+    paired. A contender's numbers are means over its runs, and their intervals say what other images
+    would have given; what another seed would have given is `Contender.seed_spread`. The tests are
+    of each contender's first run, fixed in advance, and `Pair.seed_p_range` says how the other
+    seeds would have come out. One run alone is held against chance.
+
+    Raises
+    ------
+    InvalidInput
+        No run, fewer than 100 resamples, or a split of one row.
+    Conflict
+        The runs were trained on different features, or their rows or labels differ.
+    NotFound
+        A run has no rows of the split.
+    IntegrityError
+        A file of a run is damaged or gone.
+    """
+    if not runs:
+        raise InvalidInput("expected at least one run to compare, found none", next_step="fs runs")
+    if resamples < _FEWEST_RESAMPLES:
+        raise InvalidInput(
+            f"resamples: expected at least {_FEWEST_RESAMPLES}, for the ends of a 95 % interval, "
+            f"found {resamples}"
+        )
+    check_same_features(runs)
+    groups, notes = group_runs(runs)
+    kept = [run for group in groups for run in group.runs]
+    predictions = read_predictions(kept, split)
+    first = predictions[kept[0].id]
+    labels = first.labels
+    probabilities = {run.id: predictions[run.id].probabilities for run in kept}
+    scores = resample_metrics(
+        labels, [probabilities[run.id] for run in kept], resamples=resamples, seed=seed
+    )
+    right = {run_id: each.argmax(axis=1) == labels for run_id, each in probabilities.items()}
+    rows = {run.id: row for row, run in enumerate(kept)}
+    each_scores = [_of_group(scores, [rows[run.id] for run in group.runs]) for group in groups]
+    features = kept[0].features
+    return Comparison(
+        feature_set=features.name,
+        fingerprint=features.fingerprint,
+        split=split,
+        class_names=features.class_names,
+        sample_ids=first.sample_ids,
+        labels=labels,
+        contenders=tuple(
+            _contender(group, found, right=right[group.runs[0].id], labels=labels)
+            for group, found in zip(groups, each_scores, strict=True)
+        ),
+        pairs=_pairs(groups, each_scores, right),
+        probabilities=probabilities,
+        resamples=resamples,
+        seed=seed,
+        notes=notes,
+    )
+
+
+def _of_group(scores: Resampled, rows: Sequence[int]) -> Resampled:
+    return Resampled(scores.values[rows], scores.draws[rows])
+
+
+def _contender(
+    group: Group, scores: Resampled, *, right: np.ndarray, labels: np.ndarray
+) -> Contender:
+    counts = np.bincount(labels)
+    share = float(counts.max() / len(labels))
+    runs = group.runs
+    times = [run.seconds["predict_per_row"] for run in runs if "predict_per_row" in run.seconds]
+    contender = Contender(
+        label=group.label,
+        runs=runs,
+        metrics={
+            name: _estimate(scores, metric, images=len(labels))
+            for metric, name in enumerate(METRICS)
+        },
+        seed_spread=_spread(scores.values) if len(runs) > 1 else None,
+        fit_seconds=median(run.seconds["fit"] for run in runs),
+        predict_us=median(times) * 1e6 if times else None,
+        model_bytes=median(_model_bytes(run) for run in runs),
+        majority_share=share,
+        chance_p=better_than_chance(right, share),
+        sentence="",
+    )
+    sentence = chance_sentence(
+        contender,
+        majority_class=runs[0].features.class_names[int(counts.argmax())],
+        right=int(right.sum()),
+        samples=len(labels),
+    )
+    return dataclasses.replace(contender, sentence=sentence)
+
+
+def _estimate(scores: Resampled, metric: int, *, images: int) -> Estimate:
+    """Return the mean over runs of one metric, and its sampling error."""
+    value = float(scores.values[:, metric].mean())
+    if np.isnan(value):
+        return Estimate(None, None)
+    draws = scores.draws[:, metric].mean(axis=0)
+    if metric == _CALIBRATION:
+        return Estimate(value, reflected_interval(value, draws))
+    interval = percentile_interval(draws)
+    if interval is None and metric == _ACCURACY and value in (0, 1):
+        share = none_of(images)
+        interval = Interval(1 - share, 1.0) if value == 1 else Interval(0.0, share)
+    return Estimate(value, interval)
+
+
+def _spread(values: np.ndarray) -> dict[str, float | None]:
+    """Return the standard deviation (n - 1) of each metric over the seeds: (runs, metrics)."""
+    found = np.std(values, axis=0, ddof=1)
+    return {
+        name: None if np.isnan(spread) else float(spread)
+        for name, spread in zip(METRICS, found, strict=True)
+    }
+
+
+def _model_bytes(run: Run) -> int:
+    try:
+        return run.model_path.stat().st_size
+    except (OSError, StopIteration) as error:
+        raise IntegrityError(
+            f"run {run.id} in {run.path} has no model file: {error}",
+            next_step=f"remove {run.path} and train again: fs train",
+        ) from error
+
+
+def _pairs(
+    groups: Sequence[Group], scores: Sequence[Resampled], right: Mapping[str, np.ndarray]
+) -> tuple[Pair, ...]:
+    chosen = list(combinations(range(len(groups)), 2))
+    tests = [
+        mcnemar_exact(right[groups[i].runs[0].id], right[groups[j].runs[0].id]) for i, j in chosen
+    ]
+    adjusted = holm([test.p_value for test in tests])
+    pairs = []
+    for (i, j), test, adjusted_p in zip(chosen, tests, adjusted, strict=True):
+        first, second = ([right[run.id] for run in groups[k].runs] for k in (i, j))
+        only_first, only_second = _discordant_shares(first, second)
+        pair = Pair(
+            first=groups[i].label,
+            second=groups[j].label,
+            difference=_difference(scores[i], scores[j], images=test.samples),
+            test=test,
+            adjusted_p=adjusted_p,
+            seed_p_range=_seed_p_range(first, second),
+            images_needed=images_needed(only_first, only_second, level=LEVEL / len(chosen)),
+            sentence="",
+        )
+        pairs.append(dataclasses.replace(pair, sentence=pair_sentence(pair, pairs=len(chosen))))
+    return tuple(pairs)
+
+
+def _difference(first: Resampled, second: Resampled, *, images: int) -> Estimate:
+    means = [
+        (each.values[:, _ACCURACY].mean(), each.draws[:, _ACCURACY].mean(axis=0))
+        for each in (first, second)
+    ]
+    value = float(means[0][0] - means[1][0])
+    value = value if abs(value) > ROUNDING else 0.0
+    interval = percentile_interval(means[0][1] - means[1][1])
+    if interval is None and value == 0:  # they get the same images right
+        share = none_of(images)
+        interval = Interval(-share, share)
+    return Estimate(value, interval)
+
+
+def _discordant_shares(
+    first: Sequence[np.ndarray], second: Sequence[np.ndarray]
+) -> tuple[float, float]:
+    """Return the shares of images that one alone gets right, over all pairs of their runs.
+
+    With one run each they are those of McNemar's test; their difference is that of the accuracies.
+    """
+    ours, theirs = np.mean(first, axis=0), np.mean(second, axis=0)
+    return float(np.mean(ours * (1 - theirs))), float(np.mean((1 - ours) * theirs))
+
+
+def _seed_p_range(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> Interval | None:
+    if len(first) == len(second) == 1:
+        return None
+    # A head that no seed moves has one run, and meets each of the other's.
+    if len(first) == 1:
+        first = [first[0]] * len(second)
+    elif len(second) == 1:
+        second = [second[0]] * len(first)
+    found = [mcnemar_exact(a, b).p_value for a, b in zip(first, second, strict=False)]
+    return Interval(min(found), max(found))

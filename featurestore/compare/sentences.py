@@ -1,0 +1,151 @@
+"""What a comparison found, in plain sentences: pure functions of its numbers."""
+
+from __future__ import annotations
+
+import math
+
+from featurestore.compare.results import Contender, Interval, Pair
+from featurestore.compare.statistics import LEVEL
+
+
+def pair_sentence(pair: Pair, *, pairs: int) -> str:
+    """Return the outcome of one of `pairs` pairs, as the corrected test decides it.
+
+    Where the interval, which is not corrected, or another seed says otherwise, so does the
+    sentence.
+    """
+    images = count_text(pair.test.samples, "image")
+    if pair.adjusted_p < LEVEL:
+        return _told_apart(pair, images=images, pairs=pairs)
+    if pair.test.only_first == pair.test.only_second == 0 and pair.difference.value == 0:
+        return (
+            f"{pair.first} and {pair.second} are not distinguishable on {images}: "
+            "they get the same ones right"
+        )
+    points, interval = _points(pair)
+    numbers = f"difference {points}{', ' + interval if interval else ''}; "
+    numbers += _corrected_text(pair, pairs)
+    needed = ""
+    if pair.images_needed is not None and pair.images_needed > pair.test.samples:
+        count = _about(pair.images_needed)
+        needed = f"; about {count:,} would be needed to tell a difference of this size apart"
+    return (
+        f"{pair.first} and {pair.second} are not distinguishable on {images} ({numbers})"
+        f"{_interval_remark(pair)}{_seeds_remark(pair)}{needed}"
+    )
+
+
+def chance_sentence(contender: Contender, *, majority_class: str, right: int, samples: int) -> str:
+    """Return how a contender's first run stands against always giving the most frequent answer.
+
+    Parameters
+    ----------
+    right
+        Of `samples` images, those that the first run gets right.
+    """
+    run = contender.runs[0]
+    images = count_text(samples, "image")
+    seed = f" with seed {run.seed}" if len(contender.runs) > 1 else ""
+    numbers = (
+        f"{100 * right / samples:.1f} % right{seed}, where always answering {majority_class} "
+        f"gets {100 * contender.majority_share:.1f} % ({p_text(contender.chance_p)})"
+    )
+    if contender.chance_p >= LEVEL:
+        return f"{contender.label} is not distinguishable from chance on {images}: {numbers}"
+    doubt = (
+        "; a control should not be: 1 in 20 is by accident, else the rows or labels are not what "
+        "they seem (fs audit)"
+        if run.shuffled_labels
+        else ""
+    )
+    return f"{contender.label} is better than chance on {images}: {numbers}{doubt}"
+
+
+def count_text(count: int, noun: str) -> str:
+    """Return ``1 image`` or ``1,000 images``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def p_text(p_value: float) -> str:
+    """Return ``p < 0.001``, ``p = 0.012``, ``p = 0.56`` or ``p = 1``."""
+    if p_value < 0.001:
+        return "p < 0.001"
+    if p_value >= 0.995:
+        return "p = 1"
+    digits = 2 if p_value >= 0.1 else 3
+    if p_value < LEVEL <= round(p_value, digits):  # 0.0497 is not 0.050
+        digits = 4
+    return f"p = {p_value:.{digits}f}"
+
+
+def points_text(share: float) -> str:
+    """Return a difference of shares in percent points, to one decimal, with a true minus."""
+    text = f"{100 * share:.1f}"
+    return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
+
+
+def _told_apart(pair: Pair, *, images: str, pairs: int) -> str:
+    """Name the winner of the test: the first runs' winner, which the seeds together may not be."""
+    first_wins = pair.test.only_first > pair.test.only_second
+    better, worse = (pair.first, pair.second) if first_wins else (pair.second, pair.first)
+    difference = pair.difference.value or 0.0
+    agrees = difference != 0 and (difference > 0) == first_wins
+    points, interval = _points(pair, sign=1 if first_wins or not agrees else -1)
+    if interval:
+        points += f" ({interval})"
+    if not agrees:
+        return (
+            f"the first run of {better} is better than that of {worse} on {images}, "
+            f"{_corrected_text(pair, pairs)}, but over all seeds it is not: "
+            f"{pair.first} less {pair.second} is {points}"
+        )
+    return (
+        f"{better} is better than {worse}: {points} on {images}, {_corrected_text(pair, pairs)}"
+        f"{_interval_remark(pair)}{_seeds_remark(pair)}"
+    )
+
+
+def _points(pair: Pair, *, sign: int = 1) -> tuple[str, str]:
+    """Return ``3.1 points`` and ``95 % 1.2 to 5.0``; `sign` -1 for the second less the first."""
+    value, interval = pair.difference.value or 0.0, pair.difference.interval
+    points = f"{points_text(sign * value)} points"
+    if interval is None:
+        return points, ""
+    low, high = sorted((sign * interval.low, sign * interval.high))
+    return points, f"95 % {points_text(low)} to {points_text(high)}"
+
+
+def _corrected_text(pair: Pair, pairs: int) -> str:
+    correction = f" after Holm's correction over {pairs} pairs" if pairs > 1 else ""
+    return p_text(pair.adjusted_p) + correction
+
+
+def _interval_remark(pair: Pair) -> str:
+    interval = pair.difference.interval
+    if interval is None or _holds_zero(interval) == (pair.adjusted_p >= LEVEL):
+        return ""
+    verb = "includes" if _holds_zero(interval) else "leaves out"
+    reason = (
+        "it is not corrected, and the corrected test decides"
+        if pair.test.p_value < LEVEL <= pair.adjusted_p
+        else "the exact test decides"
+    )
+    return f"; the interval {verb} zero, but {reason}"
+
+
+def _seeds_remark(pair: Pair) -> str:
+    spread = pair.seed_p_range
+    if spread is None or not spread.low < LEVEL <= spread.high:
+        return ""
+    low, high = (p_text(p).removeprefix("p ").removeprefix("= ") for p in (spread.low, spread.high))
+    return f"; it depends on the seed: uncorrected, p is {low} to {high}"
+
+
+def _holds_zero(interval: Interval) -> bool:
+    return interval.low <= 0 <= interval.high
+
+
+def _about(count: int) -> int:
+    """Round up to two digits: what is needed is not known better, and never less than there is."""
+    step: int = 10 ** max(0, int(math.log10(count)) - 1)
+    return -(-count // step) * step

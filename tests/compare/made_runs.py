@@ -1,0 +1,88 @@
+"""Runs on disk with given probabilities, without fitting anything."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+
+from featurestore.catalogue import RUNS
+from featurestore.testing.heads import RECIPE
+from featurestore.training.evaluation import Predictions
+from featurestore.training.runs import Run, TrainedOn, write_run
+from featurestore.training.settings import DenseSettings
+
+_NUMBERS = itertools.count()
+
+
+class _Model:
+    suffix = ".skops"
+
+    def save(self, path):
+        path.write_bytes(b"x" * 100)
+
+
+def trained_on(**changes):
+    fields = {
+        "name": "photos/vgg16",
+        "fingerprint": "f" * 64,
+        "manifest_fingerprint": "e" * 64,
+        "recipe_fingerprint": RECIPE.fingerprint,
+        "recipe": RECIPE.to_dict(),
+        "class_names": ("cats", "dogs"),
+        "feature_shape": (2, 2, 8),
+        "rows": {"train": 10, "test": 100},
+    }
+    return TrainedOn(**fields | changes)
+
+
+def made_run(cache, labels, probabilities, *, settings=None, seed=0, **changes) -> Run:
+    """Write a run whose test split has these labels and probabilities."""
+    settings = settings or DenseSettings()
+    number = next(_NUMBERS)
+    run_id = f"{settings.head}-photos-20260101T000000-{number:04}"
+    fields = {
+        "id": run_id,
+        "path": cache / RUNS / run_id,
+        "created": "2026-01-01T00:00:00+00:00",
+        "head": settings.head,
+        "settings": settings,
+        "seed": seed,
+        "shuffled_labels": False,
+        "features": trained_on(),
+        "metrics": {"train": None, "validation": None, "test": None},
+        "history": {},
+        "chosen": {},
+        "notes": (),
+        "versions": {},
+        "seconds": {"fit": 2.0, "total": 3.0, "predict_per_row": 1e-5},
+        "files": {},
+    }
+    ids = changes.pop("sample_ids", [f"test/{i:04}.jpg" for i in range(len(labels))])
+    predictions = Predictions(
+        np.array(ids), np.asarray(labels, np.int64), np.asarray(probabilities, np.float32)
+    )
+    return write_run(Run(**fields | changes), _Model(), {"test": predictions})
+
+
+def answers(labels, right, *, sure=0.9):
+    """Return two-class probabilities that get the rows of `right`, (N,) bool, right."""
+    predicted = np.where(right, labels, 1 - np.asarray(labels))
+    other = 1 - predicted
+    probabilities = np.empty((len(labels), 2), np.float32)
+    rows = np.arange(len(labels))
+    probabilities[rows, predicted] = sure
+    probabilities[rows, other] = 1 - sure
+    return probabilities
+
+
+def noisy(labels, *, n_classes, seed, skill=2.0):
+    """Return softmax probabilities that lean to the labels by `skill`."""
+    scores = np.random.default_rng(seed).normal(size=(len(labels), n_classes))
+    scores[np.arange(len(labels)), labels] += skill
+    shares = np.exp(scores)
+    return (shares / shares.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def changed(run, **changes):
+    """Return the run under another feature set, say."""
+    return dataclasses.replace(run, features=dataclasses.replace(run.features, **changes))

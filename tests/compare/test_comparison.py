@@ -1,0 +1,305 @@
+"""Comparing runs: who is one contender, what is refused, and which numbers come out."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from made_runs import answers, changed, made_run, noisy, trained_on
+from sklearn.metrics import balanced_accuracy_score
+
+from featurestore.compare.comparison import compare
+from featurestore.compare.results import Interval
+from featurestore.compare.statistics import mcnemar_exact, none_of
+from featurestore.errors import Conflict, IntegrityError, InvalidInput, NotFound
+from featurestore.testing.heads import RECIPE, MemoryFeatures, blobs
+from featurestore.training.evaluation import METRICS
+from featurestore.training.settings import DenseSettings, LogisticSettings
+from featurestore.training.train import TrainOptions, train
+
+LABELS = np.arange(100) % 2
+QUICK = 200
+
+
+def right(*wrong):
+    found = np.ones(len(LABELS), bool)
+    found[list(wrong)] = False
+    return found
+
+
+@pytest.fixture
+def dense(tmp_path):
+    return made_run(tmp_path, LABELS, answers(LABELS, right(1, 2, 3, 4)))
+
+
+@pytest.fixture
+def logistic(tmp_path):
+    return made_run(
+        tmp_path, LABELS, answers(LABELS, right(4, *range(20, 34))), settings=LogisticSettings()
+    )
+
+
+def test_one_run_is_held_against_chance(dense):
+    found = compare([dense], resamples=QUICK)
+    (contender,) = found.contenders
+    assert found.pairs == ()
+    assert contender.label == "dense"
+    assert contender.runs == (dense,)
+    assert contender.majority_share == 0.5
+    assert contender.chance_p < 1e-9
+    assert contender.seed_spread is None
+    assert contender.metrics["accuracy"].value == pytest.approx(0.96)
+    assert (
+        contender.metrics["accuracy"].interval.low
+        < 0.96
+        < contender.metrics["accuracy"].interval.high
+    )
+    assert (contender.fit_seconds, contender.predict_us, contender.model_bytes) == (2.0, 10.0, 100)
+
+
+def test_two_heads(dense, logistic):
+    found = compare([dense, logistic], resamples=2000)
+    assert [contender.label for contender in found.contenders] == ["dense", "logistic"]
+    (pair,) = found.pairs
+    assert (pair.test.only_first, pair.test.only_second) == (14, 3)
+    assert pair.adjusted_p == pair.test.p_value
+    assert pair.seed_p_range is None
+    assert pair.difference.value == pytest.approx(0.11)
+    assert 0.02 < pair.difference.interval.low < 0.05 < 0.17 < pair.difference.interval.high < 0.21
+    assert found.split == "test" and found.class_names == ("cats", "dogs")
+    assert set(found.probabilities) == {dense.id, logistic.id}
+    assert (found.resamples, found.seed, found.notes) == (2000, 0, ())
+    np.testing.assert_array_equal(found.labels, LABELS)
+
+
+def test_pairs_are_corrected_for_their_number(tmp_path, dense, logistic):
+    third = made_run(
+        tmp_path, LABELS, answers(LABELS, right(*range(50, 60))), settings=DenseSettings(units=8)
+    )
+    found = compare([dense, logistic, third], resamples=QUICK)
+    assert [(pair.first, pair.second) for pair in found.pairs] == [
+        ("dense", "logistic"),
+        ("dense", "dense:units=8"),
+        ("logistic", "dense:units=8"),
+    ]
+    raw = [pair.test.p_value for pair in found.pairs]
+    assert min(pair.adjusted_p for pair in found.pairs) == pytest.approx(3 * min(raw))
+    alone = compare([dense, logistic], resamples=QUICK).pairs[0]
+    assert found.pairs[0].images_needed > alone.images_needed
+
+
+def test_runs_that_differ_in_seed_only_are_one_contender(tmp_path, logistic):
+    settings = DenseSettings(epochs=3)
+    wrong = {2: range(9), 0: range(5), 1: range(7)}
+    runs = [
+        made_run(
+            tmp_path,
+            LABELS,
+            answers(LABELS, right(*rows)),
+            settings=settings,
+            seed=seed,
+            seconds={"fit": 1.0 + seed, "total": 9.0},
+        )
+        for seed, rows in wrong.items()
+    ]
+    found = compare([*runs, logistic], resamples=QUICK)
+    dense, other = found.contenders
+    assert [run.seed for run in dense.runs] == [0, 1, 2]
+    assert dense.metrics["accuracy"].value == pytest.approx(0.93)
+    assert dense.seed_spread["accuracy"] == pytest.approx(np.std([0.95, 0.93, 0.91], ddof=1))
+    assert set(dense.seed_spread) == set(METRICS)
+    assert (dense.fit_seconds, dense.predict_us) == (2.0, None)
+    assert other.seed_spread is None
+    (pair,) = found.pairs
+    firsts = mcnemar_exact(right(*range(5)), right(4, *range(20, 34)))
+    assert pair.test == firsts
+    last = mcnemar_exact(right(*range(9)), right(4, *range(20, 34))).p_value
+    assert pair.seed_p_range == Interval(firsts.p_value, last)
+    assert pair.difference.value == pytest.approx(0.93 - 0.85)
+
+
+def test_the_newest_of_two_runs_with_one_seed_is_kept(tmp_path):
+    older, newer = (
+        made_run(tmp_path, LABELS, answers(LABELS, right(row)), created=created)
+        for row, created in ((1, "2026-01-01T00:00:00+00:00"), (2, "2026-01-02T00:00:00+00:00"))
+    )
+    for runs in ([older, newer], [newer, older]):
+        found = compare(runs, resamples=QUICK)
+        assert found.contenders[0].runs == (newer,)
+        assert found.notes == (
+            f"run {older.id} is left out: {newer.id} is a newer run of the same settings",
+        )
+    assert compare([newer, newer], resamples=QUICK).notes == ()
+
+
+def test_labels_are_unique(tmp_path):
+    predictions = answers(LABELS, right(1))
+    runs = [
+        made_run(tmp_path, LABELS, predictions, settings=settings, shuffled_labels=shuffled)
+        for settings in (DenseSettings(), DenseSettings(units=8), LogisticSettings(c=3.0))
+        for shuffled in (False, True)
+    ]
+    found = compare(runs, resamples=QUICK)
+    assert [contender.label for contender in found.contenders] == [
+        "dense",
+        "dense (shuffled labels)",
+        "dense:units=8",
+        "dense:units=8 (shuffled labels)",
+        "logistic",
+        "logistic (shuffled labels)",
+    ]
+
+
+def other_recipe(**fields):
+    recipe = dataclasses.replace(RECIPE, **fields)
+    return {
+        "recipe": recipe.to_dict(),
+        "recipe_fingerprint": recipe.fingerprint,
+        "fingerprint": "a" * 64,
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        (other_recipe(precision="bfloat16"), "recipe, precision is float32 and bfloat16"),
+        (other_recipe(size=(96, 96)), "recipe, size is .*150.* and .*96"),
+        (
+            {"manifest_fingerprint": "d" * 64, "fingerprint": "a" * 64},
+            "manifest_fingerprint is eeeeeeeeeeee and dddddddddddd",
+        ),
+        (
+            {"manifest_fingerprint": "d" * 64, "rows": {"train": 10, "test": 99}},
+            "rows is train 10, test 100 and train 10, test 99",
+        ),
+        ({"class_names": ("cats", "wolves")}, "class_names is cats, dogs and cats, wolves"),
+        ({"fingerprint": "a" * 64}, "fingerprint is ffffffffffff and aaaaaaaaaaaa"),
+    ],
+)
+def test_other_features_are_refused_by_name(dense, logistic, changes, named):
+    with pytest.raises(Conflict, match=named) as caught:
+        compare([dense, changed(logistic, **changes)])
+    assert dense.id in str(caught.value) and logistic.id in str(caught.value)
+    assert caught.value.exit_code == 6
+    assert "fs compare" in caught.value.next_step
+
+
+@pytest.mark.parametrize(
+    ("rows", "ids", "named"),
+    [
+        (LABELS, [f"other/{i}" for i in range(100)], "sample_ids.*100 rows, first in row 0"),
+        (np.where(np.arange(100) == 7, 1 - LABELS, LABELS), None, "labels.*1 row, first in row 7"),
+        (LABELS[:90], None, "sample_ids.*100 and 90 rows"),
+    ],
+)
+def test_other_test_rows_are_refused_by_name(tmp_path, dense, rows, ids, named):
+    arguments = {} if ids is None else {"sample_ids": ids}
+    other = made_run(
+        tmp_path,
+        rows,
+        answers(rows, np.ones(len(rows), bool)),
+        settings=LogisticSettings(),
+        **arguments,
+    )
+    with pytest.raises(Conflict, match=named):
+        compare([dense, other])
+
+
+def test_what_else_is_refused(tmp_path, dense):
+    with pytest.raises(InvalidInput, match="at least one run"):
+        compare([])
+    with pytest.raises(InvalidInput, match="at least 100"):
+        compare([dense], resamples=10)
+    with pytest.raises(NotFound, match="validation"):
+        compare([dense], split="validation")
+    single = made_run(tmp_path, [0], [[0.9, 0.1]])
+    with pytest.raises(InvalidInput, match="at least two rows"):
+        compare([single])
+    dense.model_path.unlink()
+    with pytest.raises(IntegrityError, match="no model file"):
+        compare([dense])
+
+
+def test_a_damaged_file_is_refused(dense):
+    path = dense.path / "probabilities-test.npz"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(IntegrityError, match="SHA-256"):
+        compare([dense])
+
+
+def test_a_head_without_errors_is_not_without_doubt(tmp_path, logistic):
+    perfect = made_run(tmp_path, LABELS, answers(LABELS, right()))
+    found = compare([perfect, logistic], resamples=QUICK)
+    assert found.contenders[0].metrics["accuracy"].interval == Interval(1 - none_of(100), 1.0)
+    assert found.contenders[0].metrics["roc_auc"].value == 1.0
+    assert found.contenders[0].metrics["roc_auc"].interval is None
+
+
+def test_heads_that_answer_alike(tmp_path, dense):
+    same = made_run(
+        tmp_path, LABELS, answers(LABELS, right(1, 2, 3, 4)), settings=LogisticSettings()
+    )
+    (pair,) = compare([dense, same], resamples=QUICK).pairs
+    assert pair.difference.value == 0
+    assert pair.difference.interval == Interval(-none_of(100), none_of(100))
+    assert pair.adjusted_p == 1.0 and pair.images_needed is None
+
+
+def test_three_classes_of_which_the_split_has_two(tmp_path):
+    labels = np.arange(60) % 2
+    features = trained_on(class_names=("a", "b", "c"))
+    runs = [
+        made_run(
+            tmp_path,
+            labels,
+            noisy(labels, n_classes=3, seed=seed),
+            settings=settings,
+            features=features,
+        )
+        for seed, settings in enumerate([DenseSettings(), LogisticSettings()])
+    ]
+    found = compare(runs, resamples=QUICK)
+    metrics = found.contenders[0].metrics
+    assert metrics["roc_auc"].value is None and metrics["roc_auc"].interval is None
+    predicted = found.probabilities[runs[0].id].argmax(axis=1)
+    recalls = [np.mean(predicted[labels == k] == k) for k in (0, 1)]
+    assert metrics["balanced_accuracy"].value == pytest.approx(np.mean(recalls))
+    assert metrics["balanced_accuracy"].interval is not None
+
+
+def test_seeds_of_a_split_without_a_class(tmp_path):
+    labels = np.zeros(30, int)
+    runs = [
+        made_run(tmp_path, labels, noisy(labels, n_classes=2, seed=seed), seed=seed)
+        for seed in range(2)
+    ]
+    (contender,) = compare(runs, resamples=QUICK).contenders
+    assert contender.seed_spread["roc_auc"] is None
+    assert contender.seed_spread["accuracy"] is not None
+    assert contender.majority_share == 1.0 and contender.chance_p == 1.0
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_shuffled_labels_are_at_chance(tmp_path, n_classes):
+    rows = {
+        "train": blobs(200, n_classes=n_classes, distance=1.0),
+        "test": blobs(300, n_classes=n_classes, seed=2, distance=1.0),
+    }
+    features = MemoryFeatures(rows, tuple("abcd"[:n_classes]))
+    control, real = (
+        train(
+            features,
+            LogisticSettings(),
+            cache=tmp_path,
+            options=TrainOptions(shuffle_labels=shuffle),
+        )
+        for shuffle in (True, False)
+    )
+    found = compare([control, real], resamples=QUICK)
+    shuffled, learned = found.contenders
+    assert "logistic (shuffled labels) is not distinguishable from chance" in shuffled.sentence
+    assert "logistic is better than chance" in learned.sentence
+    assert shuffled.chance_p > 0.05 > learned.chance_p
+    assert found.pairs[0].adjusted_p < 0.001
+    assert found.contenders[1].metrics["balanced_accuracy"].value == pytest.approx(
+        balanced_accuracy_score(found.labels, found.probabilities[real.id].argmax(axis=1))
+    )

@@ -1,0 +1,149 @@
+"""Tests and intervals against SciPy, statsmodels, published examples and simulation."""
+
+import numpy as np
+import pytest
+from made_runs import answers
+from scipy.stats import binom, norm
+from statsmodels.stats.contingency_tables import mcnemar
+
+from featurestore.compare.bootstrap import resample_metrics
+from featurestore.compare.results import Interval
+from featurestore.compare.statistics import (
+    better_than_chance,
+    holm,
+    images_needed,
+    mcnemar_exact,
+    none_of,
+    percentile_interval,
+    reflected_interval,
+)
+
+
+def paired(both, first, second, neither):
+    """Return two (N,) bool arrays of a fourfold table."""
+    counts = both, first, second, neither
+    return (
+        np.repeat([True, True, False, False], counts),
+        np.repeat([True, False, True, False], counts),
+    )
+
+
+@pytest.mark.parametrize(
+    "table", [(794, 150, 86, 570), (5, 0, 0, 5), (0, 1, 0, 0), (90, 7, 2, 1), (50, 9, 9, 9)]
+)
+def test_mcnemar_is_statsmodels(table):
+    both, first, second, neither = table
+    found = mcnemar_exact(*paired(*table))
+    expected = mcnemar([[both, first], [second, neither]], exact=True)
+    assert found.p_value == pytest.approx(expected.pvalue, rel=1e-12)
+    assert (found.samples, found.only_first, found.only_second) == (sum(table), first, second)
+
+
+def test_presidential_approval():
+    """Agresti (2002), Categorical Data Analysis, section 10.1: z = -4.17, difference -0.04 with
+    95 % interval (-0.059, -0.021)."""
+    second, first = paired(794, 150, 86, 570)
+    test = mcnemar_exact(first, second)
+    z = (test.only_first - test.only_second) / np.sqrt(test.only_first + test.only_second)
+    assert z == pytest.approx(-4.17, abs=0.005)
+    assert test.p_value == pytest.approx(2 * norm.cdf(-4.17), rel=0.5)
+    labels = np.arange(len(first)) % 2
+    scores = resample_metrics(
+        labels, [answers(labels, first), answers(labels, second)], resamples=4000, seed=0
+    )
+    difference = scores.values[0, 0] - scores.values[1, 0]
+    interval = percentile_interval(scores.draws[0, 0] - scores.draws[1, 0])
+    assert difference == pytest.approx(-0.04)
+    assert (interval.low, interval.high) == pytest.approx((-0.059, -0.021), abs=0.0015)
+
+
+def test_holm():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_chance_is_one_sided():
+    right = np.arange(100) < 60
+    assert better_than_chance(right, 0.5) == pytest.approx(binom.sf(59, 100, 0.5))
+    assert better_than_chance(~right, 0.5) > 0.9
+    assert better_than_chance(right, 0.6) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second", "level", "margin"),
+    [
+        (0.04, 0.02, 0.05, 0.015),
+        (0.02, 0.04, 0.05, 0.015),
+        (0.02, 0.015, 0.05, 0.015),
+        # 34 discordant images, far out in the tail: the normal approximation asks for too many.
+        (0.05, 0.01, 0.005, 0.05),
+    ],
+)
+def test_images_needed_gives_the_power_that_it_promises(only_first, only_second, level, margin):
+    images = images_needed(only_first, only_second, level=level)
+    rng = np.random.default_rng(0)
+    shares = [only_first, only_second, 1 - only_first - only_second]
+    first, second, _ = rng.multinomial(images, shares, size=20_000).T
+    exact = 2 * binom.cdf(np.minimum(first, second), first + second, 0.5)
+    asymptotic = 2 * norm.sf(abs(first - second) / np.sqrt(first + second))
+    assert np.mean(asymptotic < level) == pytest.approx(0.8, abs=margin)
+    assert 0.74 < np.mean(exact < level) < 0.82
+
+
+def test_images_needed_for_what():
+    assert images_needed(0.02, 0.02) is None
+    assert images_needed(0.1 + 0.2, 0.3) is None
+    assert images_needed(0.03, 0.02) == images_needed(0.02, 0.03)
+    assert images_needed(0.021, 0.02) > 50 * images_needed(0.03, 0.02)
+    assert images_needed(0.03, 0.02, level=0.005) > images_needed(0.03, 0.02)
+
+
+def test_percentile_interval_leaves_out_what_is_not_defined():
+    draws = np.concatenate([np.arange(1001) / 1000, [np.nan] * 50])
+    assert percentile_interval(draws) == Interval(pytest.approx(0.025), pytest.approx(0.975))
+    assert percentile_interval(np.full(10, np.nan)) is None
+
+
+def test_draws_that_agree_give_no_interval():
+    assert percentile_interval(np.full(10, 0.7) + 1e-16 * np.arange(10)) is None
+    assert reflected_interval(0.7, np.full(10, 0.7)) is None
+
+
+def test_reflected_interval_takes_bias_off_and_holds_the_value():
+    draws = np.linspace(0.02, 0.06, 1001)
+    found = reflected_interval(0.03, draws)
+    assert (found.low, found.high) == pytest.approx((0.001, 0.039))
+    assert reflected_interval(0.01, draws) == Interval(0.0, 0.01)
+
+
+def test_none_of_is_about_four_in_as_many():
+    """3.7 / N: -ln(0.025), which is one-sided 97.5 %, as the rule of three is 95 %."""
+    assert none_of(1000) == pytest.approx(1 - 0.025 ** (1 / 1000))
+    assert none_of(1000) == pytest.approx(3.7e-3, rel=0.01)
+
+
+@pytest.mark.slow
+def test_intervals_cover_the_truth():
+    """Of 1,000 splits of 300 images, 93 to 97 % of the 95 % intervals hold the true value.
+
+    The truth is known by construction: each image is right with one head with probability 0.9,
+    with the other 0.87, dependent as heads are. The margin is three standard errors (0.7 points
+    each) and the discreteness of 300 images.
+    """
+    trials, images = 1000, 300
+    held = np.zeros(3)
+    for trial in range(trials):
+        rng = np.random.default_rng(trial)
+        labels = rng.integers(0, 2, images)
+        cell = rng.choice(4, images, p=[0.84, 0.06, 0.03, 0.07])
+        first, second = cell < 2, (cell == 0) | (cell == 2)
+        scores = resample_metrics(
+            labels, [answers(labels, first), answers(labels, second)], resamples=1000, seed=trial
+        )
+        draws = scores.draws[:, 0]
+        cases = ((draws[0], 0.9), (draws[1], 0.87), (draws[0] - draws[1], 0.03))
+        for case, (drawn, truth) in enumerate(cases):
+            interval = percentile_interval(drawn)
+            held[case] += interval.low <= truth <= interval.high
+    assert np.all(held / trials > 0.93) and np.all(held / trials < 0.97), held / trials
