@@ -24,6 +24,8 @@ _COMMANDS = {
     "show": ("sets", "show", "Show a feature set or a run, whole."),
     "train": ("train", "train", "Train a classifier on cached features."),
     "runs": ("runs", "runs", "List the runs of a cache, sorted as asked."),
+    "evaluate": ("evaluate", "evaluate", "Score a run again, or on other features of its recipe."),
+    "predict": ("predict", "predict", "Classify images with a run, through the cache."),
     "rm": ("runs", "rm", "Remove runs."),
     "learning-curve": (
         "learning_curve",

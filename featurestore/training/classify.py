@@ -1,0 +1,92 @@
+"""Classifying images with a run: from paths to probabilities, through the cache."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from featurestore.embedding.on_demand import Embedded, OnDemand, OnDemandOptions, Origin
+from featurestore.errors import IntegrityError
+from featurestore.recipe import Recipe
+from featurestore.training.contract import Head
+from featurestore.training.runs import Run
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Classified:
+    """One image and what the run makes of it.
+
+    Parameters
+    ----------
+    sha256
+        Hexadecimal; None where the bytes could not be read.
+    label
+        Index of the class with the largest probability, the first of equal ones; None where
+        `reason` says why.
+    probabilities
+        (n_classes,) float32, in class order.
+    origin
+        Where the features came from.
+    """
+
+    path: Path
+    sha256: str | None
+    label: int | None
+    probabilities: np.ndarray | None
+    reason: str | None
+    origin: Origin | None
+
+
+def classify_images(
+    run: Run, paths: Iterable[Path], *, cache: Path, options: OnDemandOptions
+) -> Iterator[Classified]:
+    """Yield each file's outcome in order; memory holds one block of images.
+
+    The head is loaded, and its digest checked, before anything is embedded.
+
+    Raises
+    ------
+    IntegrityError
+        The run's model or record, or a committed set, is damaged.
+    NotFound, Conflict, InvalidInput
+        As `OnDemand.embed`.
+    """
+    recipe = recipe_of(run)
+    head = run.load_head()
+    with OnDemand(
+        recipe, cache=cache, feature_shape=run.features.feature_shape, options=options
+    ) as on_demand:
+        for block in on_demand.embed(paths):
+            yield from _classified(head, block)
+
+
+def recipe_of(run: Run) -> Recipe:
+    """Return the recipe of the features that a run was trained on.
+
+    Raises
+    ------
+    IntegrityError
+        The record's recipe is not the one that its fingerprint names.
+    Conflict
+        It is a newer version's.
+    """
+    recipe = Recipe.from_dict(run.features.recipe)
+    if recipe.fingerprint != run.features.recipe_fingerprint:
+        raise IntegrityError(
+            f"run {run.id}: expected recipe fingerprint {run.features.recipe_fingerprint}, "
+            f"found {recipe.fingerprint}",
+            next_step=f"do not use it: fs rm {run.id}, then fs train again",
+        )
+    return recipe
+
+
+def _classified(head: Head, block: list[Embedded]) -> Iterator[Classified]:
+    rows = [each.features for each in block if each.features is not None]
+    probabilities = iter(head.predict_proba(np.stack(rows)) if rows else ())
+    for each in block:
+        row = next(probabilities) if each.features is not None else None
+        label = None if row is None else int(row.argmax())
+        yield Classified(each.path, each.sha256, label, row, each.reason, each.origin)

@@ -1,0 +1,171 @@
+"""A run looked at again: on the features it was trained on, or on others of the same recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from featurestore.catalogue import Catalogue, Record
+from featurestore.errors import Conflict, NotFound
+from featurestore.features import FeatureSet, Split, open_record
+from featurestore.training.classify import recipe_of
+from featurestore.training.evaluation import Metrics, Predictions, predict, score
+from featurestore.training.runs import Run
+
+# Another processor, or another version of a library, adds float32 in another order.
+REPRODUCED_WITHIN = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class Reproduction:
+    """The probabilities of now beside those that the run recorded.
+
+    Parameters
+    ----------
+    largest_difference
+        Of any probability.
+    changed
+        Rows whose predicted class is another.
+    """
+
+    largest_difference: float
+    changed: int
+
+    @property
+    def reproduced(self) -> bool:
+        """Whether the differences are those of rounding."""
+        return self.largest_difference <= REPRODUCED_WITHIN and not self.changed
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reevaluation:
+    """What a run scores on one split.
+
+    Parameters
+    ----------
+    trained_on
+        Rows whose image the run was trained on, by the images' digests; None where the run's own
+        feature set is not in the cache to say so.
+    reproduction
+        None on another feature set, and on a split that the run recorded nothing of.
+    """
+
+    feature_set: str
+    fingerprint: str
+    split: str
+    predictions: Predictions
+    metrics: Metrics
+    trained_on: int | None
+    reproduction: Reproduction | None
+
+
+def reevaluate(run: Run, *, cache: Path, on: str | None, split: str) -> Reevaluation:
+    """Compute a run's probabilities and metrics on a split of a committed feature set.
+
+    Parameters
+    ----------
+    on
+        Name, unique start of a name or fingerprint; None is the set that the run was trained on.
+
+    Raises
+    ------
+    NotFound
+        The feature set is not in the cache, or has no such rows.
+    Conflict
+        Its recipe or its classes are not those of the run.
+    IntegrityError
+        The run or the set is damaged.
+    """
+    catalogue = Catalogue(cache)
+    own = _own(run, catalogue)
+    record = own if on is None else catalogue.find(on)
+    if record is None:
+        raise NotFound(
+            f"run {run.id} was trained on feature set {run.features.name} "
+            f"{run.features.fingerprint[:8]}, which is not in cache {cache}",
+            next_step="embed that dataset again, or name another of its recipe with --on",
+        )
+    with open_record(record) as features:
+        check_comparable(run, features)
+        if split not in features or not len(features[split]):
+            raise NotFound(
+                f"feature set {features.name} has no rows in split {split!r}: "
+                f"it has {', '.join(name for name in features.splits if len(features[name]))}",
+                next_step="name one of these with --split",
+            )
+        rows = features[split]
+        predictions = predict(run.load_head(), rows)
+        trained_on = None
+        if own is not None:
+            with open_record(own) as trained:
+                trained_on = _shared(rows, trained)
+    is_own = record.fingerprint == run.features.fingerprint
+    recorded = split in run.features.rows and is_own
+    return Reevaluation(
+        feature_set=record.name,
+        fingerprint=record.fingerprint,
+        split=split,
+        predictions=predictions,
+        metrics=score(predictions),
+        trained_on=trained_on,
+        reproduction=_reproduction(run.predictions(split), predictions) if recorded else None,
+    )
+
+
+def _own(run: Run, catalogue: Catalogue) -> Record | None:
+    """Return the set that a run was trained on, an older version included."""
+    fingerprint = run.features.fingerprint
+    if all(record.fingerprint != fingerprint for record in catalogue.records()):
+        return None
+    return catalogue.find(fingerprint)
+
+
+def check_comparable(run: Run, features: FeatureSet) -> None:
+    """Refuse features that the run's head cannot judge.
+
+    Raises
+    ------
+    Conflict
+        The recipes differ, or the classes do; the message says in what.
+    """
+    recipe = recipe_of(run)
+    if recipe.fingerprint != features.recipe.fingerprint:
+        differences = "; ".join(recipe.differences(features.recipe))
+        raise Conflict(
+            f"run {run.id} and feature set {features.name} have different recipes "
+            f"(run's != set's): {differences}",
+            next_step="embed the dataset with the run's recipe: fs show " + run.id,
+        )
+    if run.features.class_names != features.class_names:
+        raise Conflict(
+            f"run {run.id} and feature set {features.name} have different classes: "
+            f"{_classes_apart(run.features.class_names, features.class_names)}",
+            next_step="give the dataset's class folders the names of the run's classes",
+        )
+
+
+def _classes_apart(ours: Sequence[str], theirs: Sequence[str]) -> str:
+    lost = [name for name in ours if name not in theirs]
+    new = [name for name in theirs if name not in ours]
+    parts = []
+    for text, names in (("only the run has", lost), ("only the set has", new)):
+        if names:
+            more = f" and {len(names) - 5} more" if names[5:] else ""
+            parts.append(f"{text} {', '.join(names[:5])}{more}")
+    return "; ".join(parts) or "their order differs"
+
+
+def _shared(rows: Split, trained: FeatureSet) -> int:
+    digests = {digest.tobytes() for digest in trained["train"].sha256}
+    return sum(digest.tobytes() in digests for digest in rows.sha256)
+
+
+def _reproduction(recorded: Predictions, found: Predictions) -> Reproduction:
+    before, now = recorded.probabilities, found.probabilities
+    return Reproduction(
+        float(np.abs(before - now).max(initial=0.0)),
+        int(np.sum(before.argmax(axis=1) != now.argmax(axis=1))),
+    )
