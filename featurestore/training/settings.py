@@ -65,12 +65,12 @@ class DenseSettings:
 
     def __post_init__(self) -> None:
         for field in ("units", "epochs", "batch_size"):
-            _require(self, field, "at least 1", getattr(self, field) >= 1)
-        _require(self, "dropout", "at least 0 and less than 1", 0 <= self.dropout < 1)
-        _require(self, "learning_rate", "above 0", _is_positive(self.learning_rate))
-        _require(self, "patience", "at least 1", self.patience is None or self.patience >= 1)
+            require(self, field, "at least 1", getattr(self, field) >= 1)
+        require(self, "dropout", "at least 0 and less than 1", 0 <= self.dropout < 1)
+        require(self, "learning_rate", "above 0", is_positive(self.learning_rate))
+        require(self, "patience", "at least 1", self.patience is None or self.patience >= 1)
         for field, known in (("optimizer", OPTIMIZERS), ("class_weight", CLASS_WEIGHTS)):
-            _require(self, field, f"one of {', '.join(known)}", getattr(self, field) in known)
+            require(self, field, f"one of {', '.join(known)}", getattr(self, field) in known)
 
     def to_dict(self) -> dict[str, object]:
         """Return the fields as JSON-ready values."""
@@ -100,19 +100,27 @@ class LogisticSettings:
     max_iter: int = 5000
 
     def __post_init__(self) -> None:
-        _require(self, "c", "above 0", _is_positive(self.c))
-        _require(self, "max_iter", "at least 1", self.max_iter >= 1)
+        require(self, "c", "above 0", is_positive(self.c))
+        require(self, "max_iter", "at least 1", self.max_iter >= 1)
 
     def to_dict(self) -> dict[str, object]:
         """Return the fields as JSON-ready values."""
         return dataclasses.asdict(self)
 
 
-def _is_positive(value: float) -> bool:
+def is_positive(value: float) -> bool:
+    """Return whether the value is above 0 and finite."""
     return value > 0 and math.isfinite(value)
 
 
-def _require(settings: HeadSettings, field: str, expected: str, holds: bool) -> None:
+def require(settings: HeadSettings, field: str, expected: str, holds: bool) -> None:
+    """Refuse settings of which a field is not what its class promises.
+
+    Raises
+    ------
+    InvalidInput
+        The condition does not hold.
+    """
     if not holds:
         raise InvalidInput(
             f"head {settings.head}, {field}: expected {expected}, found {getattr(settings, field)}"
