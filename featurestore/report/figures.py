@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -20,6 +21,7 @@ from featurestore.report.files import check_picture_path, write_whole
 try:
     from matplotlib import style
     from matplotlib.figure import Figure
+    from matplotlib.font_manager import fontManager
     from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.lines import Line2D
     from matplotlib.patches import Rectangle
@@ -50,6 +52,19 @@ CELL, ON_CELL = "#00619b", "#fdfdfd"
 # blindness. Beyond the sixth line, dashes tell apart.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _DASHES = ("-", "--", ":", "-.")
+# Matplotlib's own font, DejaVu Sans, has none of their characters.
+_EAST_ASIAN_FONTS = (
+    "Noto Sans CJK JP",
+    "Noto Sans CJK SC",
+    "Source Han Sans",
+    "WenQuanYi Zen Hei",
+    "Microsoft YaHei",
+    "Yu Gothic",
+    "Malgun Gothic",
+    "PingFang SC",
+    "Hiragino Sans",
+    "Apple SD Gothic Neo",
+)
 _DOTS_PER_INCH = 160
 
 _STYLE: dict[str, object] = {
@@ -76,6 +91,7 @@ _STYLE: dict[str, object] = {
     "legend.fontsize": 9,
     "svg.hashsalt": "featurestore",
 }
+_CLEAR = {"figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none"}
 # What an SVG inside a page is drawn in, and the page's own names for it: a dark page changes them.
 _VARIABLES = {
     INK: "--ink",
@@ -127,16 +143,16 @@ def inline_svg(picture: Picture, *, prefix: str) -> str:
     prefix
         Unique within the page: ids in the element begin with it.
     """
-    clear = {"figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none"}
-    text = _rendered(picture, "svg", {"svg.fonttype": "none"} | clear).decode()
+    # The browser has more fonts than Matplotlib, whose widths are only used to make room.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        text = _rendered(picture, "svg", {"svg.fonttype": "none"} | _CLEAR).decode()
     text = text[text.index("<svg") :]
     # Its metadata point to the web, and its style sheet would be that of the whole page.
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"\s*<style [^>]*>.*?</style>", "", text, flags=re.DOTALL)
-    text = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\g<1>{prefix}-", text)
-    text = re.sub(r"(font: [^;\"]*?px) [^;\"]+", r"\1 var(--sans)", text)
-    for colour, name in _VARIABLES.items():
-        text = text.replace(colour, f"var({name})")
+    # Within tags only: what stands between them is names, which may hold anything.
+    text = re.sub(r"<[^>]+>", lambda tag: _for_page(tag[0], prefix), text)
     width, height = (round(96 * inches) for inches in picture.size)
     opening = (
         f'<svg role="img" aria-label="{escape(picture.alt)}" viewBox="0 0 '
@@ -147,9 +163,18 @@ def inline_svg(picture: Picture, *, prefix: str) -> str:
     return opening + text[text.index(">") + 1 :].strip()
 
 
+def _for_page(tag: str, prefix: str) -> str:
+    tag = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\g<1>{prefix}-", tag)
+    tag = re.sub(r"(font: [^;\"]*?px) [^;\"]+", r"\1 var(--sans)", tag)
+    for colour, name in _VARIABLES.items():
+        tag = tag.replace(colour, f"var({name})")
+    return tag
+
+
 def _rendered(picture: Picture, file_format: str, settings: Mapping[str, object]) -> bytes:
     # Beginning at Matplotlib's own defaults: a person's matplotlibrc does not change a picture.
-    with style.context(["default", {**_STYLE, **settings}]):
+    fonts = {"font.family": ["DejaVu Sans", *_other_fonts()]}
+    with style.context(["default", {**_STYLE, **fonts, **settings}]):
         figure = Figure(
             figsize=picture.size, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
         )
@@ -158,6 +183,12 @@ def _rendered(picture: Picture, file_format: str, settings: Mapping[str, object]
         nothing = {"Date": None, "Creator": None} if file_format == "svg" else {"Software": None}
         figure.savefig(buffer, format=file_format, dpi=_DOTS_PER_INCH, metadata=nothing)
     return buffer.getvalue()
+
+
+def _other_fonts() -> list[str]:
+    """Return those fonts for Chinese, Japanese and Korean names that are installed."""
+    installed = {font.name for font in fontManager.ttflist}
+    return [name for name in _EAST_ASIAN_FONTS if name in installed]
 
 
 def line_look(number: int) -> tuple[str, str]:
