@@ -16,7 +16,9 @@ class CurvePoint:
     labels
         Rows that were trained on.
     accuracy
-        Mean over the seeds, on the evaluated split.
+        Mean over the seeds, on the evaluated split. Its interval counts both what other evaluated
+        images and what other labelled images and seeds might have given: see
+        `featurestore.compare.crossed.crossed_mean`. With one seed it counts the images only.
     by_seed
         Accuracy of each seed: its own subset and its own fit.
     """
@@ -24,6 +26,32 @@ class CurvePoint:
     labels: int
     accuracy: Estimate
     by_seed: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipped:
+    """A number of labelled images that a head could not be fitted to, and why."""
+
+    labels: int
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gain:
+    """What more labelled images brought to one head.
+
+    Parameters
+    ----------
+    fewer, more
+        Two numbers of labelled images: the largest, and the largest of at most half of it.
+    difference
+        Accuracy with `more` less accuracy with `fewer`; each seed's smaller subset is part of its
+        larger one. The interval is as that of `CurvePoint.accuracy`.
+    """
+
+    fewer: int
+    more: int
+    difference: Estimate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,11 +64,20 @@ class HeadCurve:
         Unique within the curve.
     sentence
         What the points say, in words.
+    last_gain
+        None where no size is at most half of the largest.
+    skipped
+        Sizes that the head could not be fitted to with every seed.
+    notes
+        What the fits told, with the sizes at which they did.
     """
 
     label: str
     points: tuple[CurvePoint, ...]
     sentence: str
+    last_gain: Gain | None = None
+    skipped: tuple[Skipped, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,6 +90,9 @@ class LearningCurve:
         Name and identity of the features.
     split, rows
         The split that accuracy was measured on, and its rows.
+    majority_share
+        Share of that split's most frequent label: what always answering it would score. None where
+        it was not counted.
     """
 
     feature_set: str
@@ -60,3 +100,4 @@ class LearningCurve:
     split: str
     rows: int
     curves: tuple[HeadCurve, ...]
+    majority_share: float | None = None

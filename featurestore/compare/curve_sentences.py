@@ -1,0 +1,80 @@
+"""What a learning curve says, in words: of measured sizes only, nothing beyond them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from featurestore.compare.learning_curve import CurvePoint, Gain
+from featurestore.compare.results import Estimate
+
+_LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
+_WITHIN = 0.01
+_LITTLE = 0.01  # a gain certainly below one point
+
+
+def curve_sentence(
+    label: str, points: Sequence[CurvePoint], *, last_gain: Gain | None, train_rows: int
+) -> str:
+    """Return how far a head comes, with how few labels, and whether more of them still help."""
+    if not points:
+        return f"{label}: could not be fitted to any size"
+    last = points[-1]
+    every = "all " if last.labels == train_rows and train_rows > 1 else ""
+    parts = [f"{label}: {_accuracy(last.accuracy)} with {every}{_labels(last.labels)}"]
+    end = _mean(last)
+    reached = max((level for level in _LEVELS if level <= end), default=None)
+    if reached is not None and len(points) > 1:
+        parts.append(f"{reached:g} from {_first_staying(points, reached):,} labels on")
+    within = _first_staying(points, end - _WITHIN)
+    if within < last.labels:
+        parts.append(f"within 1 point of that from {within:,} labels on")
+    if last_gain is not None:
+        parts.append(_gain(last_gain))
+    return "; ".join(parts)
+
+
+def _gain(gain: Gain) -> str:
+    found = gain.difference
+    value, interval = found.value or 0.0, found.interval
+    low, high = (interval.low, interval.high) if interval is not None else (value, value)
+    verb = "gained" if value >= 0 else "lost"
+    text = (
+        f"from {gain.fewer:,} to {gain.more:,} labels it {verb} {abs(100 * value):.1f} points "
+        f"(95 % {_signed(100 * low)} to {_signed(100 * high)}): "
+    )
+    if low > 0 and high < _LITTLE:
+        return text + "a gain, but a small one"
+    if low > 0:
+        return text + "it was still rising, so more labels should help"
+    if high < _LITTLE:
+        return text + "more labels of this kind are worth little"
+    return text + "whether more labels would help cannot be told"
+
+
+def _first_staying(points: Sequence[CurvePoint], level: float) -> int:
+    """Return the smallest size from which on every measured mean is at least `level`."""
+    first = points[-1].labels
+    for point in reversed(points):
+        if _mean(point) < level - 1e-12:
+            break
+        first = point.labels
+    return first
+
+
+def _mean(point: CurvePoint) -> float:
+    return point.accuracy.value or 0.0
+
+
+def _accuracy(found: Estimate) -> str:
+    interval = found.interval
+    text = f"accuracy {found.value or 0.0:.3f}"
+    return text if interval is None else f"{text} (95 % {interval.low:.3f} to {interval.high:.3f})"
+
+
+def _labels(count: int) -> str:
+    return f"{count:,} label{'' if count == 1 else 's'}"
+
+
+def _signed(points: float) -> str:
+    text = f"{points:.1f}".replace("-", "−")
+    return "0.0" if text == "−0.0" else text

@@ -1,0 +1,365 @@
+"""Learning curves: which rows, what they score, and what is said of it."""
+
+import dataclasses
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import bootstrap
+
+from featurestore.compare import curve_fits
+from featurestore.compare.crossed import crossed_mean
+from featurestore.compare.curve_fits import CurveOptions, learning_curve
+from featurestore.compare.curve_sentences import curve_sentence
+from featurestore.compare.curve_sizes import check_sizes, default_sizes, nested_order
+from featurestore.compare.learning_curve import CurvePoint, Gain
+from featurestore.compare.results import Estimate, Interval
+from featurestore.errors import InvalidInput, NotFound
+from featurestore.testing.heads import MemoryFeatures, MemoryRows, blobs
+from featurestore.training.contract import FitOptions
+from featurestore.training.heads import create_head
+from featurestore.training.settings import DenseSettings, LogisticSettings
+
+LOGISTIC = LogisticSettings()
+
+
+def features_of(n_classes=2, *, train=120, validation=60, test=30, distance=0.6):
+    rows = {
+        split: blobs(count, n_classes=n_classes, seed=seed, distance=distance)
+        for seed, (split, count) in enumerate(
+            {"train": train, "validation": validation, "test": test}.items()
+        )
+    }
+    names = tuple("abcdef"[:n_classes])
+    return MemoryFeatures({name: part for name, part in rows.items() if len(part)}, names)
+
+
+# --- which rows
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 60), min_size=2, max_size=6),
+    seed=st.integers(0, 1000),
+)
+def test_every_beginning_of_the_order_is_stratified(counts, seed):
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    order = nested_order(labels, seed=seed)
+    assert sorted(order) == list(range(len(labels)))
+    drawn = np.cumsum(np.eye(len(counts))[labels[order]], axis=0)  # (n, classes)
+    assert (drawn[len(counts) - 1 :] >= 1).all()
+    shares = np.array(counts) / sum(counts)
+    expected = np.arange(1, len(labels) + 1)[:, None] * shares
+    # The first row of each class is given; so many rows may be too many, no more.
+    assert (np.abs(drawn - expected) < len(counts) + 1).all()
+    big = shares == shares.max()
+    assert (np.abs(drawn - expected)[-len(labels) // 4 :, big] < len(counts)).all()
+
+
+def test_equal_classes_stay_equal():
+    labels = np.arange(600) % 3
+    order = nested_order(labels, seed=0)
+    for n in (3, 30, 300, 599):
+        counts = np.bincount(labels[order[:n]])
+        assert np.ptp(counts) <= 1
+
+
+def test_seeds_draw_other_rows():
+    labels = np.arange(100) % 2
+    first, again, other = (set(nested_order(labels, seed=s)[:20].tolist()) for s in (1, 1, 2))
+    assert first == again != other
+    # Any row may be drawn: the order of the rows themselves decides nothing.
+    drawn = np.concatenate([nested_order(labels, seed=s)[:20] for s in range(60)])
+    assert len(set(drawn.tolist())) == 100
+
+
+@given(rows=st.integers(2, 200_000), n_classes=st.integers(2, 1000))
+def test_default_sizes_can_be_fitted(rows, n_classes):
+    if rows < n_classes:
+        return
+    sizes = default_sizes(rows, n_classes)
+    assert sizes == check_sizes(sizes, rows=rows, n_classes=n_classes)
+    assert sizes[-1] == rows and len(sizes) <= 8
+
+
+def test_default_sizes_of_the_reference():
+    assert default_sizes(2000, 2) == (20, 38, 74, 140, 270, 520, 1000, 2000)
+
+
+@pytest.mark.parametrize("sizes", [(), (1, 20), (20, 121)])
+def test_sizes_that_cannot_be_drawn_are_refused(sizes):
+    with pytest.raises(InvalidInput, match=r"from 2 .* to 120 .*\n.*--sizes"):
+        learning_curve(features_of(), [LOGISTIC], CurveOptions(sizes=sizes))
+
+
+# --- the interval
+
+
+def test_one_seed_is_the_interval_of_the_images():
+    right = (np.random.default_rng(0).random((1, 400)) < 0.8).astype(float)
+    found = crossed_mean(right, low=0, high=1)
+    theirs = bootstrap((right[0],), np.mean, rng=np.random.default_rng(0)).confidence_interval
+    assert found.value == right.mean()
+    assert found.interval.low == pytest.approx(theirs.low, abs=0.004)
+    assert found.interval.high == pytest.approx(theirs.high, abs=0.004)
+
+
+def test_equal_seeds_add_nothing():
+    right = (np.random.default_rng(0).random((1, 400)) < 0.8).astype(float)
+    one, three = (crossed_mean(np.repeat(right, k, axis=0), low=0, high=1) for k in (1, 3))
+    assert three.interval.low == pytest.approx(one.interval.low)
+    assert three.interval.high == pytest.approx(one.interval.high)
+
+
+def test_seeds_that_differ_widen_it():
+    rng = np.random.default_rng(0)
+    hard = rng.normal(size=(1, 400)) * 3 + 2
+    alike, unlike = (
+        (hard + shift + rng.normal(size=(3, 400)) * 0.5 > 0).astype(float)
+        for shift in (0, np.array([[-1.0], [0.0], [1.0]]))
+    )
+    widths = [
+        found.interval.high - found.interval.low
+        for found in (crossed_mean(s, low=0, high=1) for s in (alike, unlike))
+    ]
+    assert widths[1] > 2 * widths[0]
+
+
+def test_the_interval_stays_where_a_mean_can_be():
+    found = crossed_mean(np.repeat([[0.0], [1.0]], 5, axis=1), low=0, high=1)
+    assert (found.interval.low, found.interval.high) == (0, 1)
+    assert crossed_mean(np.ones((3, 1)), low=0, high=1).interval == Interval(0, 1)
+
+
+@pytest.mark.parametrize("seeds", [0.0, 0.05, 0.3])
+def test_coverage(seeds):
+    # 400 experiments: a coverage of 0.95 gives 0.92 to 0.98 with a chance of 99 %.
+    rng = np.random.default_rng(1)
+
+    def draw(k):
+        image = rng.normal(size=(1, 500)) * 2 + 2.5
+        own = rng.normal(size=(k, 1)) * seeds
+        return (image + own + rng.normal(size=(k, 500)) * 0.5 > 0).astype(float)
+
+    truth = np.mean([draw(1).mean() for _ in range(8000)])
+    found = [crossed_mean(draw(5), low=0, high=1).interval for _ in range(400)]
+    assert 0.91 <= np.mean([each.low <= truth <= each.high for each in found]) <= 0.985
+
+
+# --- the curve
+
+
+def test_a_point_is_the_score_of_heads_on_nested_rows():
+    features = features_of()
+    found = learning_curve(features, [LOGISTIC], CurveOptions(sizes=(10, 40, 120), seeds=2))
+    assert (found.split, found.rows, found.majority_share) == ("validation", 60, 0.5)
+    assert (found.feature_set, found.fingerprint) == (features.name, features.fingerprint)
+    (curve,) = found.curves
+    assert [point.labels for point in curve.points] == [10, 40, 120]
+    assert (curve.label, curve.skipped, curve.notes) == ("logistic", (), ())
+    train, validation = features["train"], features["validation"]
+    right = {}
+    for point in curve.points:
+        for seed, accuracy in enumerate(point.by_seed):
+            rows = np.sort(nested_order(train.labels, seed=seed)[: point.labels])
+            head = create_head(LOGISTIC).fit(
+                MemoryRows(train.features[rows], train.labels[rows]),
+                None,
+                options=FitOptions(n_classes=2),
+            )
+            predicted = head.predict_proba(validation.features).argmax(axis=1)
+            right[point.labels, seed] = predicted == validation.labels
+            assert accuracy == right[point.labels, seed].mean()
+        assert point.accuracy.value == pytest.approx(np.mean(point.by_seed))
+        assert point.accuracy.interval.low < point.accuracy.value < point.accuracy.interval.high
+    assert len(set(curve.points[0].by_seed)) == 2, "seeds draw other rows"
+    gain = curve.last_gain
+    assert (gain.fewer, gain.more) == (40, 120)
+    assert gain.difference.value == pytest.approx(
+        np.mean([right[120, s].mean() - right[40, s].mean() for s in (0, 1)])
+    )
+
+
+def test_it_is_the_same_twice_and_read_from_disk(monkeypatch):
+    features = features_of(3)
+    options = CurveOptions(sizes=(9, 50, 120), seeds=2)
+    whole = learning_curve(features, [LOGISTIC], options)
+    again = learning_curve(features, [LOGISTIC], options)
+    monkeypatch.setattr(curve_fits, "stored_bytes", lambda rows: 2**60)  # so none are held
+    read = learning_curve(features, [LOGISTIC], options)
+    assert whole == again == read
+
+
+def test_an_easy_problem_is_learned_and_a_hopeless_one_is_not():
+    easy = learning_curve(features_of(distance=2.0), [LOGISTIC])
+    assert easy.curves[0].points[-1].accuracy.value > 0.95
+    hopeless = learning_curve(features_of(distance=0.0), [LOGISTIC], CurveOptions(sizes=(60, 120)))
+    interval = hopeless.curves[0].points[-1].accuracy.interval
+    assert interval.low < 0.5 < interval.high
+
+
+def test_all_rows_are_fitted_once_where_seeds_change_nothing(monkeypatch):
+    fitted = []
+    fit = curve_fits.fit_head
+    monkeypatch.setattr(
+        curve_fits,
+        "fit_head",
+        lambda s, rows, *a, **k: fitted.append(len(rows)) or fit(s, rows, *a, **k),
+    )
+    found = learning_curve(features_of(), [LOGISTIC], CurveOptions(sizes=(20, 120), seeds=3))
+    assert fitted == [20, 20, 20, 120]
+    assert len(set(found.curves[0].points[-1].by_seed)) == 1
+    assert len(found.curves[0].points[-1].by_seed) == 3
+
+
+def test_the_fits_see_neither_test_rows_nor_validation_rows(monkeypatch):
+    asked = []
+    fit = curve_fits.fit_head
+
+    def spy(settings, rows, validation, **options):
+        asked.append((set(rows.sample_ids.tolist()), validation))
+        return fit(settings, rows, validation, **options)
+
+    monkeypatch.setattr(curve_fits, "fit_head", spy)
+    features = features_of()
+    found = learning_curve(features, [LOGISTIC], CurveOptions(sizes=(40, 120), split="test"))
+    assert (found.split, found.rows) == ("test", 30)
+    train = set(features["train"].sample_ids.tolist())
+    assert all(ids <= train and validation is None for ids, validation in asked)
+
+
+def test_a_head_that_cannot_fit_a_size_is_reported_and_the_rest_goes_on(monkeypatch):
+    fit = curve_fits.fit_head
+
+    def refuses_few(settings, rows, *a, **k):
+        if len(rows) < 30 and settings.c == 2.0:
+            raise InvalidInput(f"head logistic: expected 30 rows, found {len(rows)}")
+        return fit(settings, rows, *a, **k)
+
+    monkeypatch.setattr(curve_fits, "fit_head", refuses_few)
+    heads = [LogisticSettings(c=2.0), LOGISTIC]
+    found = learning_curve(features_of(), heads, CurveOptions(sizes=(10, 20, 60), seeds=2))
+    picky, other = found.curves
+    assert picky.label == "logistic:c=2.0"
+    assert [point.labels for point in picky.points] == [60]
+    assert [(s.labels, s.reason) for s in picky.skipped] == [
+        (10, "head logistic: expected 30 rows, found 10"),
+        (20, "head logistic: expected 30 rows, found 20"),
+    ]
+    assert [point.labels for point in other.points] == [10, 20, 60]
+    with pytest.raises(InvalidInput, match=r"no head could be fitted.*expected 30 rows, found 10"):
+        learning_curve(features_of(), heads[:1], CurveOptions(sizes=(10, 20)))
+
+
+def test_notes_of_heads_are_told_with_their_sizes():
+    hurried = LogisticSettings(max_iter=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = learning_curve(features_of(), [hurried], CurveOptions(sizes=(20, 60), seeds=2))
+    assert found.curves[0].notes and all("labels)" in note for note in found.curves[0].notes)
+
+
+def test_early_stopping_gets_the_validation_rows_and_says_so(monkeypatch):
+    asked = []
+    fit = curve_fits.fit_head
+
+    def spy(settings, rows, validation, **options):
+        asked.append(len(validation))
+        return fit(LOGISTIC, rows, validation, **options)  # the dense head takes seconds to start
+
+    monkeypatch.setattr(curve_fits, "fit_head", spy)
+    stopping = DenseSettings(patience=1)
+    options = CurveOptions(sizes=(120,), seeds=1)
+    found = learning_curve(features_of(), [stopping], options)
+    assert any("early stopping" in note for note in found.curves[0].notes)
+    tested = learning_curve(features_of(), [stopping], dataclasses.replace(options, split="test"))
+    assert not any("early stopping chose" in note for note in tested.curves[0].notes)
+    assert asked == [60, 60]
+
+
+def test_progress_counts_every_fit():
+    seen = []
+    options = CurveOptions(sizes=(20, 40), seeds=2, progress=lambda *told: seen.append(told))
+    learning_curve(features_of(), [LOGISTIC, LogisticSettings(c=1.0)], options)
+    assert [told[:2] for told in seen] == [(i, 8) for i in range(8)]
+    assert seen[5][2] == "logistic:c=1.0, 20 labels, seed 1"
+
+
+def test_what_cannot_be_measured_is_refused():
+    with pytest.raises(NotFound, match="no validation rows: it has train, test"):
+        learning_curve(features_of(validation=0), [LOGISTIC])
+    with pytest.raises(NotFound, match="no train rows"):
+        learning_curve(features_of(train=0), [LOGISTIC])
+    with pytest.raises(InvalidInput, match="trained on"):
+        CurveOptions(split="train")
+    with pytest.raises(InvalidInput, match="at least 1 seed"):
+        CurveOptions(seeds=0)
+    lacking = features_of(3)
+    one_short = MemoryRows(lacking["train"].features[:2], lacking["train"].labels[:2])
+    with pytest.raises(InvalidInput, match="found none of c"):
+        learning_curve(
+            dataclasses.replace(lacking, rows={**lacking.rows, "train": one_short}), [LOGISTIC]
+        )
+
+
+# --- the words
+
+
+def point(labels, value):
+    return CurvePoint(
+        labels=labels,
+        accuracy=Estimate(value, Interval(value - 0.01, value + 0.01)),
+        by_seed=(value,),
+    )
+
+
+def gain(value, low, high):
+    return Gain(fewer=1000, more=2000, difference=Estimate(value, Interval(low, high)))
+
+
+POINTS = [
+    point(20, 0.88),
+    point(200, 0.952),
+    point(500, 0.949),
+    point(1000, 0.967),
+    point(2000, 0.97),
+]
+
+
+@pytest.mark.parametrize(
+    ("difference", "ending"),
+    [
+        ((0.003, -0.004, 0.009), "more labels of this kind are worth little"),
+        ((0.004, 0.001, 0.008), "a gain, but a small one"),
+        ((0.02, 0.011, 0.03), "it was still rising, so more labels should help"),
+        ((0.011, -0.003, 0.024), "whether more labels would help cannot be told"),
+    ],
+)
+def test_a_sentence_says_what_the_last_doubling_brought(difference, ending):
+    text = curve_sentence("logistic", POINTS, last_gain=gain(*difference), train_rows=2000)
+    assert text.endswith(ending)
+    assert text.startswith(
+        "logistic: accuracy 0.970 (95 % 0.960 to 0.980) with all 2,000 labels; "
+        "0.95 from 1,000 labels on; within 1 point of that from 1,000 labels on; "
+        f"from 1,000 to 2,000 labels it gained {100 * difference[0]:.1f} points (95 % "
+    )
+
+
+def test_a_level_that_is_left_again_is_not_reached():
+    text = curve_sentence("knn", POINTS[:3], last_gain=None, train_rows=2000)
+    assert "with 500 labels; 0.9 from 200 labels on" in text
+    assert "all" not in text
+
+
+def test_a_loss_is_called_one():
+    text = curve_sentence("knn", POINTS, last_gain=gain(-0.02, -0.03, -0.01), train_rows=2000)
+    assert "it lost 2.0 points (95 % −3.0 to −1.0)" in text
+
+
+def test_one_point_says_no_more_than_it_knows():
+    assert curve_sentence("knn", POINTS[:1], last_gain=None, train_rows=2000) == (
+        "knn: accuracy 0.880 (95 % 0.870 to 0.890) with 20 labels"
+    )
+    assert "could not be fitted" in curve_sentence("knn", [], last_gain=None, train_rows=2000)
