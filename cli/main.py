@@ -27,6 +27,7 @@ _COMMANDS = {
     "evaluate": ("evaluate", "evaluate", "Score a run again, or on other features of its recipe."),
     "predict": ("predict", "predict", "Classify images with a run, through the cache."),
     "rm": ("runs", "rm", "Remove runs."),
+    "compare": ("compare", "compare", "Compare heads, and say what can be told apart."),
     "learning-curve": (
         "learning_curve",
         "learning_curve",

@@ -1,0 +1,360 @@
+"""`fs compare`: heads on one feature set, and what can be told apart."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from featurestore.catalogue import Catalogue, Record
+from featurestore.compare.sentences import p_text, points_text
+from featurestore.errors import FeatureStoreError, InvalidInput, NotFound
+from featurestore.training.head_specs import parse_heads
+from featurestore.training.runs import Run, find_run, read_runs
+from featurestore_cli.options import BytesType, cache_option, json_option
+from featurestore_cli.output import bytes_text, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from featurestore.compare.complete import PlannedRun
+    from featurestore.compare.results import Comparison, Contender, Estimate, Interval, Pair
+    from featurestore.report.photographs import Photographs
+
+_MEMORY = "4GiB"
+_SEEDS = 3
+
+
+@click.command()
+@click.argument("names", metavar="RUN... | FEATURE_SET", nargs=-1, required=True)
+@click.option(
+    "--heads",
+    metavar="HEADS",
+    help="Compare these heads on FEATURE_SET: by comma, settings by colon, "
+    "as in dense,logistic:tune=true,sklearn.tree.DecisionTreeClassifier:max_depth=3.",
+)
+@click.option(
+    "--seeds",
+    type=click.IntRange(1),
+    show_default=str(_SEEDS),
+    help="With --heads: runs of each head, with seeds 0, 1, …; one where no seed matters.",
+)
+@click.option(
+    "--memory",
+    "memory_bytes",
+    type=BytesType(),
+    show_default=_MEMORY,
+    help="With --heads: most that rows may take in memory while fitting.",
+)
+@click.option("--dry-run", is_flag=True, help="With --heads: list the runs; train none.")
+@click.option(
+    "--split",
+    type=click.Choice(["test", "validation"]),
+    default="test",
+    show_default=True,
+    help="Images to compare on.",
+)
+@click.option(
+    "--resamples",
+    type=click.IntRange(100),
+    default=5000,
+    show_default=True,
+    help="Of the images, for the intervals.",
+)
+@click.option(
+    "--report", type=click.Path(dir_okay=False, path_type=Path), help="Write an HTML report there."
+)
+@click.option(
+    "--images",
+    type=click.Path(exists=True, path_type=Path),
+    metavar="DIR",
+    help="With --report: where the images lie, if no longer where they were embedded from.",
+)
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw the comparison there, .png or .svg.",
+)
+@cache_option
+@json_option
+def compare(
+    names: tuple[str, ...],
+    cache: Path,
+    *,
+    heads: str | None,
+    seeds: int | None,
+    memory_bytes: int | None,
+    dry_run: bool,
+    split: str,
+    resamples: int,
+    report: Path | None,
+    images: Path | None,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Compare RUNs of one feature set, or with --heads train what is missing on FEATURE_SET.
+
+    Runs that differ in their seed only are one contender. Intervals are 95 %, by a bootstrap over
+    images that is paired; pairs are told apart by an exact McNemar test of their first runs, with
+    Holm's correction. Runs are refused whose features or images differ.
+    """
+    _check_options(names, heads, {"--seeds": seeds, "--memory": memory_bytes, "--dry-run": dry_run})
+    if images is not None and report is None:
+        raise click.UsageError("--images: it is for --report FILE, which is not given")
+    # A wrong ending or a missing library shows before heads are trained.
+    if plot is not None:
+        from featurestore.report.comparison_plot import draw_comparison
+        from featurestore.report.files import check_picture_path
+
+        check_picture_path(plot)
+    if report is not None:
+        from featurestore.report.html import write_report
+    if heads is None:
+        runs = [_find_run(name, cache=cache) for name in names]
+    else:
+        record = Catalogue(cache).find(names[0])
+        plan = _plan(record, heads, cache=cache, seeds=seeds or _SEEDS)
+        if dry_run:
+            _print_plan(plan, as_json=as_json)
+            return
+        runs = _complete(record, plan, cache=cache, memory_bytes=memory_bytes)
+    from featurestore.compare.comparison import compare as compare_runs
+
+    comparison = compare_runs(runs, split=split, resamples=resamples)
+    for note in comparison.notes:
+        say(f"note: {note}")
+    if as_json:
+        print_json(_fields(comparison))
+    else:
+        _print(comparison)
+    if plot is not None:
+        draw_comparison(comparison, plot)
+        say(f"wrote {plot}")
+    if report is not None:
+        write_report(comparison, report, photographs=_photographs(comparison, cache, images))
+        say(f"wrote {report}")
+
+
+def _check_options(names: Sequence[str], heads: str | None, for_heads: dict[str, object]) -> None:
+    if heads is not None:
+        if len(names) > 1:
+            raise click.UsageError(
+                f"--heads: expected one feature set, found {len(names)} names: {', '.join(names)}"
+            )
+        return
+    given = [flag for flag, value in for_heads.items() if value]
+    if given:
+        raise click.UsageError(f"{', '.join(given)}: for --heads HEADS, which is not given")
+
+
+def _find_run(name: str, *, cache: Path) -> Run:
+    try:
+        return find_run(name, cache=cache)
+    except NotFound as error:
+        try:
+            record = Catalogue(cache).find(name)
+        except FeatureStoreError:
+            raise error from None
+        raise InvalidInput(
+            f"{record.name} is a feature set, not a run: --heads is missing",
+            next_step=f"fs compare {record.name} --heads dense,logistic",
+        ) from error
+
+
+def _plan(record: Record, heads: str, *, cache: Path, seeds: int) -> tuple[PlannedRun, ...]:
+    from featurestore.compare.complete import plan_runs
+
+    settings = parse_heads(heads)
+    found = read_runs(cache).runs  # one that cannot be read cannot be reused
+    return plan_runs(record.fingerprint, settings, seeds=range(seeds), runs=found)
+
+
+def _print_plan(plan: Sequence[PlannedRun], *, as_json: bool) -> None:
+    rows = [
+        {
+            "head": planned.settings.head,
+            "settings": planned.settings.to_dict(),
+            "seed": planned.seed,
+            "run": None if planned.run is None else planned.run.id,
+        }
+        for planned in plan
+    ]
+    if as_json:
+        print_json({"dry_run": True, "runs": rows})
+        return
+    for planned in plan:
+        what = "would be trained" if planned.run is None else f"is there: {planned.run.id}"
+        click.echo(f"{planned.label} {what}")
+
+
+def _complete(
+    record: Record, plan: Sequence[PlannedRun], *, cache: Path, memory_bytes: int | None
+) -> list[Run]:
+    from featurestore.compare.complete import complete_runs
+    from featurestore.features import open_record
+    from featurestore.training.contract import NotConverged
+    from featurestore.training.train import TrainOptions
+
+    options = TrainOptions() if memory_bytes is None else TrainOptions(memory_bytes=memory_bytes)
+    with open_record(record) as features, warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotConverged)  # said from the run's notes
+        return complete_runs(features, plan, cache=cache, say=say, options=options)
+
+
+def _photographs(comparison: Comparison, cache: Path, images: Path | None) -> Photographs | None:
+    from featurestore.report.photographs import Photographs
+
+    try:
+        record = Catalogue(cache).find(comparison.fingerprint)
+    except NotFound:
+        say(f"note: the report shows no images: {comparison.feature_set} is not in cache {cache}")
+        return None
+    return Photographs(record, images)
+
+
+def _print(comparison: Comparison) -> None:
+    images = f"{len(comparison.labels):,} {comparison.split} images"
+    click.echo(f"{comparison.feature_set}: {images}, {len(comparison.class_names)} classes")
+    click.echo()
+    numbers = ["accuracy (95 %)", "± seeds", "balanced", "F1", "AUC", "log loss", "ECE"]
+    costs = ["fit s", "µs/image", "model"]
+    print_table(
+        ["head", *numbers, *costs],
+        [_row(contender) for contender in comparison.contenders],
+        right=[*numbers, *costs],
+    )
+    if comparison.pairs:
+        click.echo()
+        _print_pairs(comparison.pairs)
+    remarkable = [
+        contender.sentence
+        for contender in comparison.contenders
+        if not comparison.pairs or contender.chance_p >= 0.05 or contender.runs[0].shuffled_labels
+    ]
+    sentences = [*(pair.sentence for pair in comparison.pairs), *remarkable]
+    click.echo()
+    for sentence in sentences:
+        click.echo(sentence)
+
+
+def _row(contender: Contender) -> list[str]:
+    metrics = contender.metrics
+    spread = contender.seed_spread
+    deviation = None if spread is None else spread["accuracy"]
+    return [
+        contender.label,
+        _with_interval(metrics["accuracy"]),
+        "-" if deviation is None else f"{deviation:.4f} of {len(contender.runs)}",
+        *(
+            _number(metrics[name].value)
+            for name in (
+                "balanced_accuracy",
+                "macro_f1",
+                "roc_auc",
+                "log_loss",
+                "expected_calibration_error",
+            )
+        ),
+        f"{contender.fit_seconds:.1f}",
+        "-" if contender.predict_us is None else f"{contender.predict_us:.0f}",
+        bytes_text(int(contender.model_bytes)),
+    ]
+
+
+def _print_pairs(pairs: Sequence[Pair]) -> None:
+    numbers = ["points", "95 %", "1st only", "2nd only", "p", "corrected p"]
+    print_table(
+        ["first", "second", *numbers],
+        [
+            [
+                pair.first,
+                pair.second,
+                points_text(pair.difference.value or 0.0),
+                _points_interval(pair.difference.interval),
+                pair.test.only_first,
+                pair.test.only_second,
+                _p(pair.test.p_value),
+                _p(pair.adjusted_p),
+            ]
+            for pair in pairs
+        ],
+        right=numbers,
+    )
+
+
+def _with_interval(estimate: Estimate) -> str:
+    if estimate.interval is None:
+        return _number(estimate.value)
+    return f"{_number(estimate.value)} ({estimate.interval.low:.3f}–{estimate.interval.high:.3f})"
+
+
+def _points_interval(interval: Interval | None) -> str:
+    if interval is None:
+        return "-"
+    return f"{points_text(interval.low)} to {points_text(interval.high)}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _p(value: float) -> str:
+    return p_text(value).removeprefix("p ").removeprefix("= ")
+
+
+def _fields(comparison: Comparison) -> dict[str, object]:
+    return {
+        "feature_set": comparison.feature_set,
+        "fingerprint": comparison.fingerprint,
+        "split": comparison.split,
+        "images": len(comparison.labels),
+        "class_names": list(comparison.class_names),
+        "resamples": comparison.resamples,
+        "seed": comparison.seed,
+        "contenders": [_contender_fields(contender) for contender in comparison.contenders],
+        "pairs": [_pair_fields(pair) for pair in comparison.pairs],
+        "notes": list(comparison.notes),
+    }
+
+
+def _contender_fields(contender: Contender) -> dict[str, object]:
+    first = contender.runs[0]
+    return {
+        "label": contender.label,
+        "head": first.head,
+        "settings": first.settings.to_dict(),
+        "shuffled_labels": first.shuffled_labels,
+        "runs": [{"run": run.id, "seed": run.seed} for run in contender.runs],
+        "metrics": {name: _estimate_fields(each) for name, each in contender.metrics.items()},
+        "seed_spread": None if contender.seed_spread is None else dict(contender.seed_spread),
+        "fit_seconds": contender.fit_seconds,
+        "predict_us": contender.predict_us,
+        "model_bytes": contender.model_bytes,
+        "majority_share": contender.majority_share,
+        "chance_p": contender.chance_p,
+        "sentence": contender.sentence,
+    }
+
+
+def _pair_fields(pair: Pair) -> dict[str, object]:
+    return {
+        "first": pair.first,
+        "second": pair.second,
+        "difference": _estimate_fields(pair.difference),
+        "only_first": pair.test.only_first,
+        "only_second": pair.test.only_second,
+        "p_value": pair.test.p_value,
+        "adjusted_p": pair.adjusted_p,
+        "seed_p_range": _interval_fields(pair.seed_p_range),
+        "images_needed": pair.images_needed,
+        "sentence": pair.sentence,
+    }
+
+
+def _estimate_fields(estimate: Estimate) -> dict[str, object]:
+    return {"value": estimate.value, "interval": _interval_fields(estimate.interval)}
+
+
+def _interval_fields(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else [interval.low, interval.high]

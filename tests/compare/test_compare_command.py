@@ -1,0 +1,148 @@
+"""`fs compare` as it is typed."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import featurestore as fs
+from featurestore.testing.embedding import TinyChoice
+from featurestore.testing.images import write_image_folder
+from featurestore.training.runs import find_run, read_runs
+from featurestore_cli.main import run
+
+HEADS = "logistic,logistic:c=0.01"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A cache with two feature sets; on the first, two runs."""
+    root = tmp_path_factory.mktemp("compare")
+    for name in ("photos", "others"):
+        write_image_folder(root / name, splits={"train": 8, "validation": 4, "test": 6})
+    next((root / "others" / "test" / "cats").iterdir()).unlink()
+    for name in ("photos", "others"):
+        fs.embed(root / name, fs.EmbedSettings(), cache=root / "cache", choose=TinyChoice)
+    return root
+
+
+@pytest.fixture
+def cache(root):
+    return ["--cache", str(root / "cache")]
+
+
+@pytest.fixture
+def ids(root, cache, capsys):
+    assert run(["compare", "photos", "--heads", HEADS, "--json", *cache]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    return [each["runs"][0]["run"] for each in printed["contenders"]]
+
+
+def test_heads_are_trained_once_and_compared(root, cache, capsys):
+    arguments = ["compare", "photos", "--heads", HEADS, "--seeds", "2", *cache]
+    assert run(arguments) == 0
+    capsys.readouterr()
+    before = len(read_runs(root / "cache").runs)
+    assert run([*arguments, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert "2 of 2 runs are there already" in err
+    assert len(read_runs(root / "cache").runs) == before
+    printed = json.loads(out)
+    assert [each["label"] for each in printed["contenders"]] == ["logistic", "logistic:c=0.01"]
+    assert printed["images"] == 12 and printed["split"] == "test"
+    (first, second) = printed["contenders"]
+    assert set(first["metrics"]) == {
+        "accuracy",
+        "balanced_accuracy",
+        "macro_f1",
+        "roc_auc",
+        "log_loss",
+        "expected_calibration_error",
+    }
+    low, high = first["metrics"]["log_loss"]["interval"]
+    assert low < first["metrics"]["log_loss"]["value"] < high
+    assert second["settings"]["c"] == 0.01
+    assert second["runs"][0]["run"] == find_run(second["runs"][0]["run"], cache=root / "cache").id
+    (pair,) = printed["pairs"]
+    assert pair["sentence"] and 0 <= pair["p_value"] <= pair["adjusted_p"] <= 1
+
+
+def test_runs_by_the_start_of_their_ids(ids, cache, capsys):
+    capsys.readouterr()
+    assert run(["compare", ids[0], ids[1], "--split", "validation", *cache]) == 0
+    out, err = capsys.readouterr()
+    assert "8 validation images, 2 classes" in out
+    assert "logistic and logistic:c=0.01 are not distinguishable on 8 images" in out
+    assert err == ""
+    assert max(map(len, out.splitlines()[:7])) <= 120
+
+
+def test_one_run_says_how_it_stands_against_chance(ids, cache, capsys):
+    assert run(["compare", ids[0], *cache]) == 0
+    assert "chance on 12 images" in capsys.readouterr().out
+
+
+def test_runs_of_other_features_are_refused(ids, cache, capsys):
+    assert run(["train", "others", "--head", "logistic", "--json", *cache]) == 0
+    other = json.loads(capsys.readouterr().out)["run"]
+    assert run(["compare", ids[0], other, *cache]) == 6
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "manifest_fingerprint is " in err and "next: " in err
+
+
+def test_dry_run_trains_nothing(root, cache, capsys):
+    before = len(read_runs(root / "cache").runs)
+    arguments = ["compare", "photos", "--heads", "logistic:c=5,dense:units=4", "--dry-run", *cache]
+    assert run(arguments) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "logistic:c=5 would be trained",
+        "dense:units=4, seed 0 would be trained",
+        "dense:units=4, seed 1 would be trained",
+        "dense:units=4, seed 2 would be trained",
+    ]
+    assert run([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["runs"][1]["run"] is None
+    assert len(read_runs(root / "cache").runs) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ([], 2, "RUN"),
+        (["photos", "others", "--heads", "logistic"], 2, "expected one feature set"),
+        (["photos", "--seeds", "2"], 2, "--seeds: for --heads"),
+        (["photos", "--memory", "1GiB", "--dry-run"], 2, "--memory, --dry-run: for --heads"),
+        (["photos", "--heads", "logistic", "--images", "."], 2, "--images: it is for --report"),
+        (["photos", "--heads", "logistik"], 3, "did you mean logistic"),
+        (["photos", "--heads", "logistic", "--plot", "x.gif"], 3, "x.gif"),
+        (["photos"], 3, "is a feature set, not a run: --heads is missing"),
+        (["nothing"], 4, "no run 'nothing'"),
+        (["nothing", "--heads", "logistic"], 4, "no feature set 'nothing'"),
+    ],
+)
+def test_what_is_refused(arguments, code, said, cache, capsys):
+    assert run(["compare", *arguments, *cache]) == code
+    out, err = capsys.readouterr()
+    assert said in " ".join(err.split())
+    assert out == ""
+
+
+def test_pictures_and_report(root, ids, cache, tmp_path, capsys):
+    plot, report = tmp_path / "plot.svg", tmp_path / "report.html"
+    assert run(["compare", *ids, "--plot", str(plot), "--report", str(report), *cache]) == 0
+    assert f"wrote {plot}" in capsys.readouterr().err
+    assert b"<svg" in plot.read_bytes()
+    assert "logistic:c=0.01" in report.read_text(encoding="utf-8")
+
+
+def test_comparing_what_is_there_loads_neither_tensorflow_nor_matplotlib(ids, cache):
+    code = (
+        "import sys; from featurestore_cli.main import run; "
+        f"assert run({['compare', 'photos', '--heads', HEADS, *cache]!r}) == 0; "
+        "print([m for m in ('tensorflow', 'keras', 'matplotlib') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.splitlines()[-1] == "[]"
