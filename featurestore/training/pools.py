@@ -59,19 +59,23 @@ def pool_rows(row_values: int) -> int:
     return max(int(blocks), _LEAST_BLOCKS) * BLOCK_ROWS
 
 
+def largest_pool(count: int, *, row_values: int) -> int:
+    """Return the rows of the largest pool of an epoch over `count` rows."""
+    blocks, pools = _blocks_and_pools(count, row_values)
+    return min(count, -(-blocks // pools) * BLOCK_ROWS) if count else 0
+
+
 def epoch_pools(count: int, *, row_values: int, rng: np.random.Generator) -> Iterator[Pool]:
     """Yield the pools of one epoch over `count` rows; each row is in one of them.
 
     `rng` is drawn from as pools are taken: take them all before its next use. Rows that fit one
     pool come in the order ``rng.permutation(count)``; more are cut into pools of about equal size.
     """
-    most = pool_rows(row_values)
-    if count <= most:
+    blocks, pools = _blocks_and_pools(count, row_values)
+    if pools == 1:
         if count:
             yield Pool(((0, count),), rng.permutation(count))
         return
-    blocks = -(-count // BLOCK_ROWS)
-    pools = -(-blocks // (most // BLOCK_ROWS))
     for drawn in np.array_split(rng.permutation(blocks), pools):
         spans = _spans(np.sort(drawn), count)
         size = sum(stop - start for start, stop in spans)
@@ -96,6 +100,11 @@ def read_pool(rows: Rows, pool: Pool) -> tuple[np.ndarray, np.ndarray]:
         features[at : at + stop - start] = rows.read(start, stop)
         at += stop - start
     return features, labels
+
+
+def _blocks_and_pools(count: int, row_values: int) -> tuple[int, int]:
+    blocks = -(-count // BLOCK_ROWS)
+    return blocks, max(1, -(-blocks // (pool_rows(row_values) // BLOCK_ROWS)))
 
 
 def _spans(blocks: np.ndarray, count: int) -> tuple[tuple[int, int], ...]:

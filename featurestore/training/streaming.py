@@ -13,7 +13,7 @@ import numpy as np
 
 from featurestore.errors import InvalidInput
 from featurestore.training.contract import Rows
-from featurestore.training.pools import Pool, epoch_pools, pool_rows, read_pool
+from featurestore.training.pools import Pool, epoch_pools, largest_pool, read_pool
 
 Piece = tuple[np.ndarray, np.ndarray]
 """Features (N, *feature_shape) as stored, and labels (N,)."""
@@ -52,7 +52,7 @@ def plan_residence(
     if train_bytes <= memory_bytes:
         whole = train_bytes + validation_bytes <= memory_bytes
         return Residence(train=True, validation=whole, ahead=False)
-    pool = min(len(train), pool_rows(_values(train)))
+    pool = largest_pool(len(train), row_values=_values(train))
     pool_bytes = _stored_bytes(train, pool)
     if pool_bytes > memory_bytes:
         raise InvalidInput(

@@ -7,7 +7,7 @@ import pytest
 
 from featurestore.testing.heads import MemoryRows, blobs
 from featurestore.training import pools
-from featurestore.training.pools import BLOCK_ROWS, epoch_pools, pool_rows, read_pool
+from featurestore.training.pools import BLOCK_ROWS, epoch_pools, largest_pool, pool_rows, read_pool
 
 WIDE = 2**17  # values of a row: the smallest pool, 16 blocks
 
@@ -22,11 +22,14 @@ def test_every_row_comes_once_and_no_pool_is_larger_than_stated(count):
     epoch = taken(count)
     visited = np.concatenate([pool.rows for pool in epoch])
     assert sorted(visited.tolist()) == list(range(count))
-    assert max(len(pool) for pool in epoch) <= pool_rows(WIDE) == 1024
+    largest = largest_pool(count, row_values=WIDE)
+    assert max(len(pool) for pool in epoch) <= largest <= pool_rows(WIDE) == 1024
+    assert largest < max(len(pool) for pool in epoch) + BLOCK_ROWS
 
 
 def test_no_rows_no_pools():
     assert taken(0) == []
+    assert largest_pool(0, row_values=WIDE) == 0
 
 
 def test_pools_of_one_epoch_are_about_equal():

@@ -49,11 +49,11 @@ def plan(memory_rows, *, validation=300):
         (2799, True, False, False),
         (2500, True, False, False),
         (2499, False, True, True),
-        (2348, False, True, True),
-        (2347, False, False, True),
-        (2048, False, False, True),
-        (2047, False, False, False),
-        (1024, False, False, False),
+        (2092, False, True, True),
+        (2091, False, False, True),
+        (1792, False, False, True),
+        (1791, False, False, False),
+        (896, False, False, False),
     ],
 )
 def test_what_is_held(small_pools, memory_rows, train, validation, ahead):
@@ -66,8 +66,8 @@ def test_without_validation_rows(small_pools):
 
 
 def test_memory_for_less_than_a_pool_is_refused(small_pools):
-    with pytest.raises(InvalidInput, match=r"1024 rows at once, 1MiB, found 0MiB\n.*--memory 1MiB"):
-        plan(1023)
+    with pytest.raises(InvalidInput, match=r"896 rows at once, 1MiB, found 0MiB\n.*--memory 1MiB"):
+        plan(895)
 
 
 def test_rows_of_one_pool_cannot_be_read_from_disk():
