@@ -49,12 +49,8 @@ def _print(result: Demo) -> None:
         ],
         right=["train", "validation", "test", "fit seconds"],
     )
-    first, second = (run.head for run in result.runs)
-    paired = result.paired
-    click.echo(
-        f"of {paired.samples} test images {first} alone gets {paired.only_first} right, "
-        f"{second} alone {paired.only_second} (exact McNemar p = {paired.p_value:.3f})"
-    )
+    (pair,) = result.comparison.pairs
+    click.echo(pair.sentence)
     click.echo(f"images    {result.folder}")
     click.echo(f"features  {result.embedded.path}")
     for run in result.runs:
@@ -63,6 +59,7 @@ def _print(result: Demo) -> None:
 
 
 def _fields(result: Demo) -> dict[str, object]:
+    (pair,) = result.comparison.pairs
     return {
         "feature_set": result.embedded.feature_set,
         "fingerprint": result.embedded.fingerprint,
@@ -81,7 +78,8 @@ def _fields(result: Demo) -> dict[str, object]:
             }
             for run in result.runs
         },
-        "mcnemar_p": result.paired.p_value,
+        "mcnemar_p": pair.test.p_value,
+        "sentence": pair.sentence,
     }
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from featurestore.compare.results import PairedTest
-from featurestore.compare.statistics import mcnemar_exact
+from featurestore.compare.comparison import compare
+from featurestore.compare.results import Comparison
 from featurestore.embedding.embed import embed
 from featurestore.embedding.settings import EmbedResult, EmbedSettings, Progress
 from featurestore.errors import NotFound
@@ -35,7 +35,7 @@ class Demo:
     weights: str
     embedded: EmbedResult
     runs: tuple[Run, ...]
-    paired: PairedTest
+    comparison: Comparison
 
 
 def write_digits(folder: Path) -> int:
@@ -89,10 +89,4 @@ def run_demo(folder: Path, *, cache: Path, progress: Progress, say: Callable[[st
         for settings in (LogisticSettings(), DenseSettings(learning_rate=_LEARNING_RATE)):
             say(f"training {settings.head}")
             runs.append(train(features, settings, cache=cache))
-    first, second = (_right(run) for run in runs)
-    return Demo(digits, weights, embedded, tuple(runs), mcnemar_exact(first, second))
-
-
-def _right(run: Run) -> np.ndarray:
-    test = run.predictions("test")
-    return np.asarray(test.probabilities.argmax(axis=1) == test.labels)
+    return Demo(digits, weights, embedded, tuple(runs), compare(runs))

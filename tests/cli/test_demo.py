@@ -3,15 +3,17 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 import featurestore_cli.demo
 from featurestore.catalogue import Quarantined
-from featurestore.compare.statistics import mcnemar_exact
+from featurestore.compare.comparison import compare
 from featurestore.demo import Demo, write_digits
 from featurestore.embedding.settings import EmbedResult
+from featurestore.testing.heads import MemoryFeatures, blobs
+from featurestore.training.settings import LogisticSettings
+from featurestore.training.train import train
 from featurestore_cli.main import run
 
 
@@ -36,7 +38,15 @@ def test_a_killed_demo_leaves_no_torn_image(tmp_path, monkeypatch):
             assert image.size == (32, 32)
 
 
-def test_quarantined_images_of_the_demo_are_named_and_end_with_1(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def demo_of_two(tmp_path, monkeypatch):
+    """A demo with one quarantined image and two runs, made without embedding anything."""
+    rows = {"train": blobs(40, n_classes=2), "test": blobs(30, n_classes=2, seed=2)}
+    features = MemoryFeatures(rows, ("cats", "dogs"))
+    runs = tuple(
+        train(features, settings, cache=tmp_path)
+        for settings in (LogisticSettings(), LogisticSettings(c=0.1))
+    )
     torn = Quarantined("train/0/0000.png", "0" * 64, "truncated: this PNG ends too early")
     result = Demo(
         folder=tmp_path,
@@ -52,11 +62,24 @@ def test_quarantined_images_of_the_demo_are_named_and_end_with_1(tmp_path, monke
             seconds=1.0,
             images_per_s=0.0,
         ),
-        runs=(),
-        paired=mcnemar_exact(np.array([True]), np.array([False])),
+        runs=runs,
+        comparison=compare(runs),
     )
     monkeypatch.setattr(featurestore_cli.demo, "run_demo", lambda *_, **__: result)
+    return result
+
+
+def test_quarantined_images_of_the_demo_are_named_and_end_with_1(demo_of_two, capsys):
     assert run(["demo", "--json"]) == 1
     captured = capsys.readouterr()
     assert "quarantined: train/0/0000.png: truncated" in captured.err
-    assert json.loads(captured.out)["quarantine"][0]["reason"] == torn.reason
+    printed = json.loads(captured.out)
+    assert printed["quarantine"][0]["reason"].startswith("truncated")
+    assert printed["sentence"] == demo_of_two.comparison.pairs[0].sentence
+
+
+def test_the_demo_ends_with_what_can_be_told_apart(demo_of_two, capsys):
+    assert run(["demo"]) == 1
+    out = capsys.readouterr().out
+    assert demo_of_two.comparison.pairs[0].sentence in out.splitlines()
+    assert "on 30 images" in out
