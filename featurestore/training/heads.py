@@ -13,6 +13,20 @@ from featurestore.backbones.quiet import quiet_startup
 from featurestore.errors import IntegrityError, InvalidInput
 from featurestore.training.contract import Head, HeadSettings
 from featurestore.training.settings import DenseSettings, LogisticSettings
+from featurestore.training.sklearn_settings import (
+    ANY_CLASSIFIER,
+    GradientBoostingSettings,
+    KnnSettings,
+    LinearSvmSettings,
+    NearestCentroidSettings,
+    RandomForestSettings,
+    SklearnSettings,
+)
+
+_NAMED = "featurestore.training.sklearn_heads"
+
+
+_ANY = "featurestore.training.sklearn_any"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,13 +40,18 @@ HEADS: Mapping[str, _Entry] = MappingProxyType(
     {
         "dense": _Entry(DenseSettings, "featurestore.training.dense", "DenseHead"),
         "logistic": _Entry(LogisticSettings, "featurestore.training.logistic", "LogisticHead"),
+        "linear-svm": _Entry(LinearSvmSettings, _NAMED, "LinearSvmHead"),
+        "knn": _Entry(KnnSettings, _NAMED, "KnnHead"),
+        "random-forest": _Entry(RandomForestSettings, _NAMED, "RandomForestHead"),
+        "gradient-boosting": _Entry(GradientBoostingSettings, _NAMED, "GradientBoostingHead"),
+        "nearest-centroid": _Entry(NearestCentroidSettings, _NAMED, "NearestCentroidHead"),
     }
 )
 
 
 def create_head(settings: HeadSettings) -> Head:
     """Return an unfitted head, importing its library."""
-    entry = HEADS[settings.head]
+    entry = _entry(settings.head)
     with quiet_startup():  # the dense head loads TensorFlow
         module = importlib.import_module(entry.module)
     return cast(Head, getattr(module, entry.constructor)(settings))
@@ -52,17 +71,30 @@ def setting_names(name: str) -> tuple[str, ...]:
 def build_settings(name: str, fields: Mapping[str, object]) -> HeadSettings:
     """Return a head's settings, those not in `fields` at their defaults.
 
+    Of a head named ``sklearn.module.Class`` the field is ``parameters``, a mapping of JSON values.
+
     Raises
     ------
     InvalidInput
         No head has that name, a field is not one of its own, or a value is out of range.
     """
+    settings = _with_fields(name, fields)
+    if isinstance(settings, SklearnSettings):
+        importlib.import_module(_ANY).check_parameters(settings.estimator, settings.parameters)
+    return settings
+
+
+def _with_fields(name: str, fields: Mapping[str, object]) -> HeadSettings:
     foreign = sorted(set(fields) - set(setting_names(name)))
     if foreign:
         raise InvalidInput(
             f"head {name} has no setting {', '.join(foreign)}: "
             f"it has {', '.join(setting_names(name))}"
         )
+    if name.startswith(ANY_CLASSIFIER):
+        fields = {"estimator": name} | dict(fields)
+        if fields["estimator"] != name:
+            raise InvalidInput(f"head {name}, estimator: found {fields['estimator']}")
     return _entry(name).settings(**fields)
 
 
@@ -75,17 +107,22 @@ def stored_settings(name: str, fields: Mapping[str, object]) -> HeadSettings:
         They are not the settings of a known head.
     """
     try:
-        return build_settings(name, fields)
+        # Whether this scikit-learn has a class is asked when its model is loaded: a run of another
+        # version can still be listed.
+        return _with_fields(name, fields)
     except (InvalidInput, TypeError) as error:
         raise IntegrityError(f"stored settings of head {name!r}: {error}") from error
 
 
 def _entry(name: str) -> _Entry:
+    if name.startswith(ANY_CLASSIFIER):
+        return _Entry(SklearnSettings, _ANY, "AnySklearnHead")
     try:
         return HEADS[name]
     except KeyError:
         near = difflib.get_close_matches(name, HEADS, n=1)
         guess = f"did you mean {near[0]}? " if near else ""
         raise InvalidInput(
-            f"unknown head {name!r}: {guess}expected one of {', '.join(HEADS)}"
+            f"unknown head {name!r}: {guess}expected one of {', '.join(HEADS)}, or a classifier of "
+            "scikit-learn such as sklearn.tree.DecisionTreeClassifier"
         ) from None

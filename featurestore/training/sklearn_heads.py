@@ -1,0 +1,246 @@
+"""The heads of scikit-learn that have a name of their own; `logistic` and `sgd` stand apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
+from sklearn.svm import LinearSVC
+from sklearn.utils.class_weight import compute_sample_weight
+
+from featurestore.errors import IntegrityError, InvalidInput
+from featurestore.training.calibrated import calibrated
+from featurestore.training.contract import FitOptions
+from featurestore.training.sklearn_model import (
+    BLOCK_ROWS,
+    SklearnHead,
+    fit_estimator,
+    random_state,
+)
+from featurestore.training.sklearn_settings import (
+    GradientBoostingSettings,
+    KnnSettings,
+    LinearSvmSettings,
+    NearestCentroidSettings,
+    RandomForestSettings,
+)
+
+Fit = tuple[Any, tuple[str, ...]]
+
+
+class LinearSvmHead(SklearnHead[LinearSvmSettings]):
+    """`LinearSVC` within `CalibratedClassifierCV`, for the features as they are.
+
+    The features are scaled while fitting and not centred: their zeros cost the solver nothing.
+    Measured on 2,000 x 8,192 VGG16 features, 84 % zeros, six fits: 3 to 5 s as they are, 9 to 21 s
+    centred, 10 to 12 s on the root of the Gram matrix, at the same accuracies.
+
+    The intercept is penalised, as liblinear does. Of two classes the probability decides, not the
+    sign of the score. Balanced weights count in the calibration too, which would undo them.
+    """
+
+    def needed_bytes(self, rows: int, columns: int, *, n_classes: int) -> int:
+        """32 a value: rows, the rows of a fold, and liblinear's pairs of index and value."""
+        return rows * columns * 32
+
+    def model_class(self) -> Any:
+        """`CalibratedClassifierCV`."""
+        return CalibratedClassifierCV
+
+    def fit_model(self, X: np.ndarray, y: np.ndarray, *, options: FitOptions) -> Fit:
+        """Fit on features of total variance 1, and give the coefficients that belong to X."""
+        settings, n = self.settings, len(X)
+        mean = X.mean(axis=0)
+        variance = float(np.vdot(X, X)) / n - float(mean @ mean)
+        if not variance > 1e-12 * float(mean @ mean):
+            raise InvalidInput(
+                f"head {settings.head}: all {n} training rows have the same features",
+                next_step="embed with another layer (fs embed --layer)",
+            )
+        scale = np.sqrt(variance)
+        X /= scale
+        svm = LinearSVC(
+            C=settings.c,
+            dual=True,
+            max_iter=settings.max_iter,
+            random_state=random_state(options.seed),
+        )
+        model, few = calibrated(svm, y, head=settings.head, folds=settings.folds, seed=options.seed)
+        weights = compute_sample_weight("balanced", y) if settings.class_weight != "none" else None
+        notes = fit_estimator(settings.head, model, X, y, sample_weight=weights)
+        (fitted,) = model.calibrated_classifiers_
+        fitted.estimator.coef_ = fitted.estimator.coef_ / scale
+        for unscaled in (model.estimator, fitted.estimator):
+            unscaled.set_params(C=settings.c / variance)
+        return model, few + notes
+
+    def check_loaded(self, model: Any, path: Path) -> None:
+        """Refuse another estimator within."""
+        check_calibrated(model, LinearSVC, path)
+
+
+class KnnHead(SklearnHead[KnnSettings]):
+    """`KNeighborsClassifier`, brute force, in float64.
+
+    Float64, since in float32 the rounding of near ties depends on the rows beside a row.
+    """
+
+    def needed_bytes(self, rows: int, columns: int, *, n_classes: int) -> int:
+        """16 a value, rows and their copy scaled to unit length, and a block's distances."""
+        return rows * columns * 16 + 2 * 8 * BLOCK_ROWS * rows
+
+    def model_class(self) -> Any:
+        """`KNeighborsClassifier`."""
+        return KNeighborsClassifier
+
+    def fit_model(self, X: np.ndarray, y: np.ndarray, *, options: FitOptions) -> Fit:
+        """Keep the rows; of fewer rows than neighbours, all vote."""
+        settings = self.settings
+        neighbors = min(settings.neighbors, len(X))
+        model = KNeighborsClassifier(
+            neighbors, weights=settings.weights, metric=settings.metric, algorithm="brute"
+        )
+        notes = fit_estimator(settings.head, model, X, y)
+        counts = np.bincount(y)
+        if neighbors < settings.neighbors:
+            notes += (
+                f"head {settings.head}: {neighbors} neighbours instead of {settings.neighbors}: "
+                f"there are {len(X)} training rows",
+            )
+        elif counts.min() < settings.neighbors:
+            notes += (
+                f"head {settings.head}: class number {counts.argmin()} has {counts.min()} training "
+                f"rows, fewer than the {settings.neighbors} neighbours that vote",
+            )
+        return model, notes
+
+    def check_loaded(self, model: Any, path: Path) -> None:
+        """Refuse other ways to search, and labels that are no class: they are written to memory."""
+        labels, rows = getattr(model, "_y", None), getattr(model, "_fit_X", None)
+        if (
+            getattr(model, "_fit_method", None) != "brute"
+            or not isinstance(rows, np.ndarray)
+            or not isinstance(labels, np.ndarray)
+            or labels.shape != rows.shape[:1]
+            or labels.min(initial=0) < 0
+            or labels.max(initial=0) >= len(model.classes_)
+        ):
+            raise IntegrityError(
+                f"{path}: expected a brute-force model with one of {len(model.classes_)} labels a "
+                "row, found another",
+                next_step="train the head again",
+            )
+
+
+class RandomForestHead(SklearnHead[RandomForestSettings]):
+    """`RandomForestClassifier`, fitted on all cores.
+
+    It predicts on one: threads add up trees in the order in which they end, and the last bits of
+    a probability would change from call to call.
+    """
+
+    dtype = np.float32
+
+    def needed_bytes(self, rows: int, columns: int, *, n_classes: int) -> int:
+        """4 a value, and at most 2 nodes a row and tree of 64 bytes and 8 a class."""
+        return rows * columns * 4 + self.settings.trees * rows * 2 * (64 + 8 * n_classes)
+
+    def model_class(self) -> Any:
+        """`RandomForestClassifier`."""
+        return RandomForestClassifier
+
+    def fit_model(self, X: np.ndarray, y: np.ndarray, *, options: FitOptions) -> Fit:
+        """Grow the trees; each has its own generator, so their order does not matter."""
+        settings = self.settings
+        model = RandomForestClassifier(
+            settings.trees,
+            max_depth=settings.max_depth,
+            class_weight=weight_option(settings.class_weight),
+            n_jobs=-1,
+            random_state=random_state(options.seed),
+        )
+        notes = fit_estimator(settings.head, model, X, y)
+        model.set_params(n_jobs=None)
+        return model, notes
+
+
+class GradientBoostingHead(SklearnHead[GradientBoostingSettings]):
+    """`HistGradientBoostingClassifier`, every tree of it kept."""
+
+    def needed_bytes(self, rows: int, columns: int, *, n_classes: int) -> int:
+        """9 a value, and for each leaf a histogram of every column, 24 bytes a bin."""
+        settings = self.settings
+        return rows * columns * 9 + columns * (settings.max_bins + 1) * settings.max_leaves * 24
+
+    def model_class(self) -> Any:
+        """`HistGradientBoostingClassifier`."""
+        return HistGradientBoostingClassifier
+
+    def fit_model(self, X: np.ndarray, y: np.ndarray, *, options: FitOptions) -> Fit:
+        """Boost for every tree of the settings."""
+        settings = self.settings
+        model = HistGradientBoostingClassifier(
+            max_iter=settings.trees,
+            learning_rate=settings.learning_rate,
+            max_leaf_nodes=settings.max_leaves,
+            max_depth=settings.max_depth,
+            max_bins=settings.max_bins,
+            max_features=settings.max_features,
+            class_weight=weight_option(settings.class_weight),
+            categorical_features=None,
+            early_stopping=False,
+            random_state=random_state(options.seed),
+        )
+        return model, fit_estimator(settings.head, model, X, y)
+
+
+class NearestCentroidHead(SklearnHead[NearestCentroidSettings]):
+    """`NearestCentroid`; its probabilities are those of Gaussians with one diagonal covariance."""
+
+    _EXPECTED: ClassVar[str] = "zero standard deviation"  # columns that a ReLU never lets through
+
+    def needed_bytes(self, rows: int, columns: int, *, n_classes: int) -> int:
+        """32 a value: rows, their distances from the centroids, and squares of those."""
+        return (rows + n_classes) * columns * 32
+
+    def model_class(self) -> Any:
+        """`NearestCentroid`."""
+        return NearestCentroid
+
+    def fit_model(self, X: np.ndarray, y: np.ndarray, *, options: FitOptions) -> Fit:
+        """Average the rows of each class."""
+        if len(X) <= options.n_classes:
+            raise InvalidInput(
+                f"head {self.settings.head}: expected more training rows than classes, found "
+                f"{len(X)} rows of {options.n_classes} classes",
+                next_step="add images, or use --head knn",
+            )
+        model = NearestCentroid()
+        notes = fit_estimator(self.settings.head, model, X, y)
+        return model, tuple(note for note in notes if self._EXPECTED not in note)
+
+
+def weight_option(class_weight: str) -> str | None:
+    """Return the setting as scikit-learn's `class_weight`."""
+    return None if class_weight == "none" else class_weight
+
+
+def check_calibrated(model: Any, estimator: type, path: Path) -> None:
+    """Refuse a `CalibratedClassifierCV` of any but one fitted estimator of this class.
+
+    Raises
+    ------
+    IntegrityError
+        It holds others.
+    """
+    found = [type(part.estimator) for part in model.calibrated_classifiers_]
+    if found != [estimator]:
+        raise IntegrityError(
+            f"{path}: expected one calibrated {estimator.__name__} model, "
+            f"found {', '.join(kind.__name__ for kind in found)}",
+            next_step="train the head again",
+        )

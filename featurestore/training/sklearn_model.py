@@ -1,0 +1,187 @@
+"""What the heads with one scikit-learn estimator share: rows in, memory, probabilities, file."""
+
+from __future__ import annotations
+
+import abc
+import math
+import warnings
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+from featurestore.errors import InvalidInput
+from featurestore.training.contract import FitOptions, HeadSettings, NotConverged, Rows, check_rows
+from featurestore.training.skops_models import SUFFIX, library_versions, load_model, save_model
+
+# At a time: 512 rows of 8,192 columns are 32 MB in float64.
+BLOCK_ROWS = 512
+Settings = TypeVar("Settings", bound=HeadSettings)
+
+
+class SklearnHead(abc.ABC, Generic[Settings]):
+    """A head that is one fitted estimator, kept as `model_`, on flattened features.
+
+    `validation` is not used: these heads have no epochs, and nothing to choose by it.
+    """
+
+    suffix: ClassVar[str] = SUFFIX
+    dtype: ClassVar[type[np.floating[Any]]] = np.float64
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @abc.abstractmethod
+    def needed_bytes(self, rows: int, columns: int, *, n_classes: int) -> int:
+        """Return an upper bound of what a fit holds at once, rows included."""
+
+    @abc.abstractmethod
+    def fit_model(
+        self, X: np.ndarray, y: np.ndarray, *, options: FitOptions
+    ) -> tuple[Any, tuple[str, ...]]:
+        """Return an estimator fitted to (N, D) features, and what a reader must be told."""
+
+    @abc.abstractmethod
+    def model_class(self) -> Any:
+        """Return the class of `model_`."""
+
+    def fit(self, train: Rows, validation: Rows | None, *, options: FitOptions) -> Self:
+        """Fit to all of `train`. Warns `NotConverged`, and notes it, where that was so.
+
+        Raises
+        ------
+        InvalidInput
+            The rows need more memory than allowed, or scikit-learn refuses them or the settings.
+        """
+        columns = math.prod(train.feature_shape)
+        check_memory(
+            self.settings.head,
+            train,
+            needed=self.needed_bytes(len(train), columns, n_classes=options.n_classes),
+            allowed=options.memory_bytes,
+        )
+        X, y = load_flat(train, self.dtype)
+        model, notes = self.fit_model(X, y, options=options)
+        self._adopt(model, train.feature_shape, notes)
+        for note in notes:
+            if "did not converge" in note:
+                warnings.warn(note, NotConverged, stacklevel=2)
+        return self
+
+    def _adopt(self, model: Any, feature_shape: tuple[int, ...], notes: tuple[str, ...]) -> None:
+        self.model_ = model
+        self.feature_shape_ = feature_shape
+        self.n_classes_ = len(model.classes_)
+        self.history_: dict[str, list[float]] = {}
+        self.chosen_: dict[str, object] = {}
+        self.notes_ = notes
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        """Return (N, n_classes) float32, computed block by block."""
+        if not hasattr(self, "model_"):
+            raise InvalidInput(
+                f"head {self.settings.head} is not fitted", next_step="call fit or load first"
+            )
+        check_rows(X, self.feature_shape_)
+        probabilities = np.empty((len(X), self.n_classes_), np.float32)
+        for start in range(0, len(X), BLOCK_ROWS):
+            block = X[start : start + BLOCK_ROWS]
+            flat = block.reshape(len(block), -1).astype(self.dtype)
+            probabilities[start : start + BLOCK_ROWS] = self.model_.predict_proba(flat)
+        return probabilities
+
+    def save(self, path: Path) -> None:
+        """Write a `.skops` file with `model_`."""
+        save_model(self.model_, path)
+
+    def load(self, path: Path, *, feature_shape: tuple[int, ...], n_classes: int) -> Self:
+        """Read what `save` wrote, running no code from it.
+
+        Raises
+        ------
+        IntegrityError
+            As `load_model`.
+        """
+        model = load_model(
+            path,
+            estimator=self.model_class(),
+            n_features=math.prod(feature_shape),
+            n_classes=n_classes,
+            check=lambda found: self.check_loaded(found, path),
+        )
+        self._adopt(model, feature_shape, ())
+        return self
+
+    def check_loaded(self, model: Any, path: Path) -> None:
+        """Refuse, with an IntegrityError, a model of the right class that `fit` does not make."""
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of scikit-learn and skops."""
+        return library_versions()
+
+
+def check_memory(head: str, train: Rows, *, needed: int, allowed: int) -> None:
+    """Refuse a fit that needs more memory than it is allowed.
+
+    Raises
+    ------
+    InvalidInput
+        `needed` is above `allowed`.
+    """
+    if needed > allowed:
+        raise InvalidInput(
+            f"head {head}: {len(train)} training rows of {math.prod(train.feature_shape)} values "
+            f"need {needed / 2**30:.2f} GiB of memory, {allowed / 2**30:.2f} GiB allowed",
+            next_step=f"--memory {math.ceil(needed / 2**20)}MiB, or a head that streams: "
+            "--head sgd or --head dense",
+        )
+
+
+def load_flat(rows: Rows, dtype: type[np.floating[Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return (N, D) features and labels, never holding the stored features whole beside them."""
+    X = np.empty((len(rows), math.prod(rows.feature_shape)), dtype)
+    for start in range(0, len(X), BLOCK_ROWS):
+        stop = min(start + BLOCK_ROWS, len(X))
+        X[start:stop] = rows.read(start, stop).reshape(stop - start, -1)
+    return X, rows.labels
+
+
+def fit_estimator(
+    head: str, model: Any, X: np.ndarray, y: np.ndarray, *, sample_weight: np.ndarray | None = None
+) -> tuple[str, ...]:
+    """Fit an estimator in place, and return what it warned of, each once.
+
+    Warnings of what a later scikit-learn will do are passed on: they are no property of the fit.
+
+    Raises
+    ------
+    InvalidInput
+        scikit-learn refuses the parameters or the rows.
+    """
+    weights = {} if sample_weight is None else {"sample_weight": sample_weight}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            model.fit(X, y, **weights)
+        except (ValueError, TypeError, np.linalg.LinAlgError) as error:
+            raise InvalidInput(
+                f"head {head}: scikit-learn refuses the fit: {str(error).strip()}"
+            ) from error
+    notes: dict[str, None] = {}
+    for warning in caught:
+        text = str(warning.message).strip().partition("\n")[0]
+        if issubclass(warning.category, ConvergenceWarning):
+            notes[f"head {head} did not converge: {text}"] = None
+        elif issubclass(warning.category, UserWarning | RuntimeWarning):
+            notes[f"head {head}: {text}"] = None
+        else:
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
+    return tuple(notes)
+
+
+def random_state(seed: int) -> int:
+    """Return the seed as scikit-learn takes it, in [0, 2^32)."""
+    return seed % 2**32
