@@ -26,18 +26,30 @@ def print_json(value: object) -> None:
 
 
 def print_table(
-    columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[str] = ()
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    right: Sequence[str] = (),
+    whole: Sequence[str] = (),
 ) -> None:
-    """Print an aligned table on stdout; off a terminal nothing is wrapped or coloured."""
+    """Print an aligned table on stdout; off a terminal nothing is wrapped or coloured.
+
+    On a narrow terminal the columns of `whole` keep their width: what is copied from them.
+    """
     from rich.console import Console
     from rich.table import Table
 
     terminal = sys.stdout.isatty()
     console = Console(width=None if terminal else _WIDE, highlight=False, markup=False, emoji=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
+    for at, column in enumerate(columns):
+        widest = max((len(str(row[at])) for row in rows), default=0)
         table.add_column(
-            column, justify="right" if column in right else "left", overflow="fold", no_wrap=False
+            column,
+            justify="right" if column in right else "left",
+            overflow="fold",
+            no_wrap=False,
+            min_width=widest if column in whole else None,
         )
     for row in rows:
         table.add_row(*(str(cell) for cell in row))

@@ -121,12 +121,13 @@ def _print_runs(found: list[Run], split: str) -> None:
                 _metric_text(run, split, "log_loss"),
                 f"{run.seconds['fit']:.1f}",
                 _size_text(run),
-                run.created,
+                run.created[:16].replace("T", " "),
                 "control" if run.shuffled_labels else "",
             ]
             for run in found
         ],
         right=["seed", *numbers],
+        whole=["run"],
     )
 
 
