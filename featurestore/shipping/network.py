@@ -7,8 +7,8 @@ converted by hand, and ONNX Runtime refuses them.
 Everything is computed in float32, also where the recipe computed in bfloat16 or float16: those are
 fast on some processors and emulated or missing on others. Features stored in float16 are rounded
 to it as the head saw them in training (a value beyond 65,504, which `fs embed` refuses, becomes
-infinite). Measured with VGG16 and a dense head: with the rounding, probabilities equal those of
-the cached path to the last bit; without, they differ by up to 2e-4.
+infinite). Measured with VGG16, a dense head and 300 photographs: with the rounding, probabilities
+equal those of the head on float32 features within 1e-7; without, they differ by up to 2e-4.
 """
 
 from __future__ import annotations
@@ -52,15 +52,22 @@ def assemble(backbone: Any, head: HeadLayers, *, recipe: Recipe) -> Any:
         elif recipe.pooling == "max":
             features = keras.layers.GlobalMaxPooling2D(name="pooling")(features)
         if recipe.dtype == "float16":
-            # A layer casts what it is given to its own type; the next one casts back.
-            features = keras.layers.Activation("linear", dtype="float16", name="as_stored")(
-                features
-            )
+            features = _rounded(features)
         probabilities = head(features)
         named = keras.layers.Activation("linear", name=OUTPUT_NAME)(probabilities)
         return keras.Model(images, named, name="featurestore_model")
 
     return in_fresh_session(build)
+
+
+def _rounded(features: Any) -> Any:
+    """Round to float16 and back: a layer casts what it is given to its own type.
+
+    The detour through another shape is for tf2onnx, which drops a cast next to a cast.
+    """
+    shape = tuple(features.shape[1:])
+    stored = keras.layers.Reshape((1, *shape), dtype="float16", name="as_stored")(features)
+    return keras.layers.Reshape(shape, name="features")(stored)
 
 
 def _preprocessed(images: Any, recipe: Recipe) -> Any:
