@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from featurestore.training.contract import Features, HeadSettings
-from featurestore.training.head_specs import head_label
+from featurestore.training.head_specs import head_label, settings_key
 from featurestore.training.runs import Run
 from featurestore.training.train import TrainOptions, train
 
@@ -40,17 +39,12 @@ def plan_runs(
     there: dict[tuple[str, int], Run] = {}
     for run in sorted(runs, key=lambda run: (run.created, run.id)):
         if run.features.fingerprint == fingerprint and not run.shuffled_labels:
-            there[_key(run.settings, run.seed)] = run
+            there[settings_key(run.settings), run.seed] = run
     return tuple(
-        PlannedRun(each, seed, there.get(_key(each, seed)))
+        PlannedRun(each, seed, there.get((settings_key(each), seed)))
         for each in settings
         for seed in (seeds if each.uses_seed else [0])
     )
-
-
-def _key(settings: HeadSettings, seed: int) -> tuple[str, int]:
-    # Settings may hold lists and mappings (a scikit-learn class's parameters): no hash.
-    return f"{settings.head} {json.dumps(settings.to_dict(), sort_keys=True)}", seed
 
 
 def complete_runs(

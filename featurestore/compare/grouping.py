@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -12,7 +11,7 @@ import numpy as np
 from featurestore.compare.sentences import count_text
 from featurestore.errors import Conflict, InvalidInput
 from featurestore.training.evaluation import Predictions
-from featurestore.training.head_specs import head_label
+from featurestore.training.head_specs import head_label, settings_key
 from featurestore.training.runs import Run
 
 _SHOWN = 12
@@ -132,10 +131,10 @@ def group_runs(runs: Sequence[Run]) -> tuple[tuple[Group, ...], tuple[str, ...]]
     A contender is what equals in head, settings and shuffled labels. Of two runs with one seed the
     newest stands for both: they are the same fit.
     """
-    grouped: dict[str, dict[int, Run]] = {}
+    grouped: dict[tuple[str, bool], dict[int, Run]] = {}
     notes = []
     for run in {run.id: run for run in runs}.values():
-        seeds = grouped.setdefault(_identity(run), {})
+        seeds = grouped.setdefault((settings_key(run.settings), run.shuffled_labels), {})
         other = seeds.get(run.seed)
         if other is None:
             seeds[run.seed] = run
@@ -146,10 +145,6 @@ def group_runs(runs: Sequence[Run]) -> tuple[tuple[Group, ...], tuple[str, ...]]
     ordered = [tuple(seeds[seed] for seed in sorted(seeds)) for seeds in grouped.values()]
     labels = _labels([group[0] for group in ordered])
     return tuple(map(Group, labels, ordered)), tuple(notes)
-
-
-def _identity(run: Run) -> str:
-    return json.dumps([run.head, run.settings.to_dict(), run.shuffled_labels], sort_keys=True)
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:

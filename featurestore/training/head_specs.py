@@ -57,11 +57,32 @@ def head_label(settings: HeadSettings) -> str:
         name = settings.head
         defaults = build_settings(name, {}).to_dict()
         given = {
-            field: value
+            field: _plain(value)
             for field, value in settings.to_dict().items()
             if value != defaults.get(field)
         }
     return ":".join([name, *(f"{field}={_shown(value)}" for field, value in given.items())])
+
+
+def settings_key(settings: HeadSettings) -> str:
+    """Return a text that is equal for settings that mean the same head, and hashable.
+
+    A whole number and the float equal to it are the same setting (``c=7``, ``c=7.0``), but not for
+    a scikit-learn class, whose ``max_features`` 1 and 1.0 differ.
+    """
+    fields: object = settings.to_dict()
+    if not settings.head.startswith(_ANY_ESTIMATOR):
+        fields = _plain(fields)
+    return f"{settings.head} {json.dumps(fields, sort_keys=True)}"
+
+
+def _plain(value: object) -> object:
+    """Turn floats that are whole numbers into whole numbers, within lists and mappings too."""
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _parse_head(part: str) -> HeadSettings:
@@ -83,7 +104,7 @@ def _parse_head(part: str) -> HeadSettings:
         if name.startswith(_ANY_ESTIMATOR):
             return build_settings(name, {"parameters": fields} if fields else {})
         if set(fields) <= set(setting_names(name)):
-            _check_types(name, fields)
+            fields = _typed(name, fields)
         return build_settings(name, fields)
     except InvalidInput as error:
         raise InvalidInput(
@@ -91,11 +112,12 @@ def _parse_head(part: str) -> HeadSettings:
         ) from error
 
 
-def _check_types(name: str, fields: Mapping[str, object]) -> None:
-    """Refuse values of a type that the setting does not have: `2.5` units, or `maybe` for a flag.
+def _typed(name: str, fields: Mapping[str, object]) -> dict[str, object]:
+    """Return values of their settings' types; refuse `2.5` units, or `maybe` for a flag.
 
     The settings classes check ranges; types they leave to mypy, which sees no command line.
     """
+    typed = {}
     hints = typing.get_type_hints(type(build_settings(name, {})))
     for field, value in fields.items():
         hint = hints[field]
@@ -104,6 +126,10 @@ def _check_types(name: str, fields: Mapping[str, object]) -> None:
         if not any(_is_of(value, kind) for kind in allowed):
             expected = " or ".join(_NAMES.get(kind, "null") for kind in allowed)
             raise InvalidInput(f"{field}: expected {expected}, found {_shown(value)}")
+        if isinstance(value, int) and not isinstance(value, bool) and int not in allowed:
+            value = float(value)
+        typed[field] = value
+    return typed
 
 
 def _is_of(value: object, kind: type) -> bool:

@@ -3,7 +3,7 @@
 import pytest
 
 from featurestore.errors import InvalidInput
-from featurestore.training.head_specs import _split, head_label, parse_heads
+from featurestore.training.head_specs import _split, head_label, parse_heads, settings_key
 from featurestore.training.settings import DenseSettings, LogisticSettings
 
 
@@ -49,6 +49,17 @@ def test_what_is_wrong_is_named(text, named):
 def test_a_label_is_the_spec_of_its_head(text):
     (settings,) = parse_heads(text)
     assert parse_heads(head_label(settings)) == (settings,)
+
+
+def test_a_whole_number_is_the_float_that_it_equals():
+    (settings,) = parse_heads("logistic:c=7")
+    assert isinstance(settings.c, float)
+    assert head_label(settings) == "logistic:c=7"
+    as_integer = LogisticSettings(c=7)
+    assert (
+        settings_key(settings) == settings_key(as_integer) == settings_key(LogisticSettings(c=7.0))
+    )
+    assert settings_key(settings) != settings_key(LogisticSettings(c=7.5))
 
 
 def test_a_label_leaves_defaults_out():
