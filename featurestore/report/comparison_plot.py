@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LEVEL = 0.05
-_ROW_INCHES, _FRAME_INCHES = 0.36, 0.75
+_ROW_INCHES, _TITLE_INCHES, _FRAME_INCHES = 0.36, 0.2, 0.6
 _CHARACTERS_PER_INCH, _NAME_CHARACTERS_PER_INCH = 12, 3.75
 # The chance line joins an axis that it makes at most so many times longer; else a note stands in.
 _MOST_STRETCH = 3.0
@@ -48,22 +48,27 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
 def comparison_picture(comparison: Comparison, *, width_inches: float = 8.0) -> Picture:
     """Return the picture of `draw_comparison`."""
     contenders, pairs = comparison.contenders, comparison.pairs
-    heights = [len(contenders) + 0.6, len(pairs)] if pairs else [len(contenders) + 0.6]
+    # Over the whole width and not over the axes: long names leave those little of it.
+    titles = [
+        textwrap.fill(title, int(_CHARACTERS_PER_INCH * width_inches))
+        for title in (_contenders_title(comparison), _pairs_title(pairs))
+    ]
+    heights = [
+        _ROW_INCHES * rows + _TITLE_INCHES * (title.count("\n") + 1) + _FRAME_INCHES
+        for rows, title in zip((len(contenders) + 0.6, len(pairs)), titles, strict=True)
+        if rows
+    ]
 
     def paint(figure: Figure) -> None:
         parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False).ravel()
-        titles = (_contenders_title(comparison), _pairs_title(pairs))
         for part, title in zip(parts, titles, strict=False):
-            # Over the whole width and not over the axes: long names leave those little of it.
-            text = textwrap.fill(title, int(_CHARACTERS_PER_INCH * width_inches))
-            part.suptitle(text, x=0.01, ha="left", fontsize=10.5)
+            part.suptitle(title, x=0.01, ha="left", fontsize=10.5)
         longest = int(_NAME_CHARACTERS_PER_INCH * width_inches)
         contenders_onto(parts[0].subplots(), comparison, longest_name=longest)
         if pairs:
             pairs_onto(parts[1].subplots(), pairs, longest_name=longest)
 
-    inches = sum(_ROW_INCHES * rows + _FRAME_INCHES for rows in heights)
-    return Picture((width_inches, inches), _in_words(comparison), paint)
+    return Picture((width_inches, sum(heights)), _in_words(comparison), paint)
 
 
 def contenders_onto(axes: Axes, comparison: Comparison, *, longest_name: int = 30) -> None:
