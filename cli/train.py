@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import click
 
@@ -75,6 +75,19 @@ def _default_text(value: object) -> str:
     type=click.FLOAT,
     help="weight of the data against the penalty, for features scaled to a total variance of 1.",
 )
+@click.option(
+    "--tune",
+    flag_value=True,
+    default=None,
+    help="logistic: choose C among ten values by cross-validation on the training split.",
+)
+@_head_option("--folds", type=click.IntRange(2), help="parts of the cross-validation of --tune.")
+@click.option(
+    "--standardise",
+    flag_value=True,
+    default=None,
+    help="logistic: give every column zero mean and unit variance first.",
+)
 @_head_option("--max-iter", type=click.IntRange(1), help="most iterations.")
 @click.option(
     "--seed",
@@ -127,6 +140,10 @@ def train(
         flags = {flag.name: flag.opts[0] for flag in train.params}
         shown = ", ".join(flags[option] for option in foreign)
         raise click.UsageError(f"{shown}: not an option of --head {head}")
+    if "c" in given and "tune" in given:
+        raise click.UsageError("--C: not together with --tune, which chooses it")
+    if "folds" in given and "tune" not in given:
+        raise click.UsageError("--folds: only with --tune")
     settings = build_settings(head, given)
     with (
         open_features(name, cache=cache) as features,
@@ -197,6 +214,16 @@ def _fields(run: Run) -> dict[str, object]:
     }
 
 
+def _chosen(run: Run) -> list[tuple[str, object]]:
+    """Return one line of the single numbers that the fit chose, if it chose any."""
+    numbers = [f"{name} {value:g}" for name, value in run.chosen.items() if _is_number(value)]
+    return [("chosen", ", ".join(numbers))] if numbers else []
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float)
+
+
 def _print(run: Run) -> None:
     click.echo(run.id)
     print_table(
@@ -216,6 +243,7 @@ def _print(run: Run) -> None:
     print_fields(
         [
             ("feature set", run.features.name),
+            *_chosen(run),
             ("fit", f"{run.seconds['fit']:.1f} s"),
             ("run", run.path),
         ]

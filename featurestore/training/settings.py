@@ -89,19 +89,42 @@ class LogisticSettings:
         any scale, offset and number of columns. scikit-learn's `C` on the features as they are is
         ``c / total variance``: 6e-5 for VGG16's block5_pool at 150 pixels, where 1e-4 has been
         found good by hand.
+    tune
+        Choose `c` instead among ten values by cross-validation on the training split.
+    folds
+        Parts of that cross-validation, drawn by the seed with every class in proportion.
+    standardise
+        Give every column a mean of zero and a variance of one over the training split first;
+        constant columns stay. Measured on the reference's photographs, tuned, log loss on the test
+        split: 0.092 standardised, 0.087 not.
+    class_weight
+        As `DenseSettings.class_weight`; while tuning, after the rows that each fit is given.
     max_iter
-        Most iterations of L-BFGS. A fit that needs more is not converged, and says so.
+        Most steps of the solver. A fit that needs more is not converged, and says so.
     """
 
     head: ClassVar[str] = "logistic"
-    uses_seed: ClassVar[bool] = False
 
     c: float = 100.0
+    tune: bool = False
+    folds: int = 5
+    standardise: bool = False
+    class_weight: str = "none"
     max_iter: int = 5000
 
     def __post_init__(self) -> None:
         require(self, "c", "above 0", is_positive(self.c))
+        require(self, "folds", "at least 2", self.folds >= 2)
         require(self, "max_iter", "at least 1", self.max_iter >= 1)
+        for field in ("tune", "standardise"):
+            require(self, field, "true or false", isinstance(getattr(self, field), bool))
+        known = ", ".join(CLASS_WEIGHTS)
+        require(self, "class_weight", f"one of {known}", self.class_weight in CLASS_WEIGHTS)
+
+    @property
+    def uses_seed(self) -> bool:
+        """Whether fits with different seeds may differ: only through the folds."""
+        return self.tune
 
     def to_dict(self) -> dict[str, object]:
         """Return the fields as JSON-ready values."""

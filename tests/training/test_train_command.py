@@ -8,6 +8,7 @@ import pytest
 from featurestore.errors import NotFound
 from featurestore.testing.heads import MemoryFeatures, blobs
 from featurestore.training.runs import list_runs
+from featurestore.training.settings import LogisticSettings
 from featurestore_cli import train as command
 from featurestore_cli.main import run
 
@@ -38,7 +39,7 @@ def test_json_is_one_object_on_stdout(cache, capsys):
     assert printed["feature_set"] == "blobs/vgg16-150-block5_pool-fp32-w000000"
     assert printed["fingerprint"] == "f" * 64
     assert printed["head"] == "logistic"
-    assert printed["settings"] == {"c": 7.0, "max_iter": 5000}
+    assert printed["settings"] == LogisticSettings(c=7.0).to_dict()
     assert printed["seed"] == written.seed == 3
     assert set(printed["metrics"]) == {"train", "validation", "test"}
     assert printed["metrics"]["validation"] is None
@@ -69,6 +70,32 @@ def test_option_of_another_head_is_a_usage_error(cache, capsys):
     )
     assert out == ""
     assert list_runs(cache) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--tune", "--C", "5"], "--C: not together with --tune"),
+        (["--folds", "3"], "--folds: only with --tune"),
+    ],
+)
+def test_option_that_would_do_nothing_is_a_usage_error(options, message, cache, capsys):
+    assert run([*LOGISTIC, *options]) == 2
+    assert message in capsys.readouterr().err
+    assert list_runs(cache) == []
+
+
+def test_tuned_c_is_printed_and_recorded(cache, capsys):
+    assert (
+        run([*LOGISTIC, "--tune", "--folds", "3", "--standardise", "--class-weight", "balanced"])
+        == 0
+    )
+    out, _ = capsys.readouterr()
+    (written,) = list_runs(cache)
+    assert written.chosen["folds"] == 3
+    assert len(written.chosen["grid"]) == len(written.chosen["log_loss"]) == 10
+    assert f"c {written.chosen['c']:g}, folds 3" in out
+    assert written.settings.standardise and written.settings.class_weight == "balanced"
 
 
 @pytest.mark.parametrize(
