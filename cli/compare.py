@@ -110,6 +110,8 @@ def compare(
         check_picture_path(plot)
     if report is not None:
         from featurestore.report.html import write_report
+    from featurestore.compare.comparison import compare as compare_runs
+
     if heads is None:
         runs = [_find_run(name, cache=cache) for name in names]
     else:
@@ -119,8 +121,6 @@ def compare(
             _print_plan(plan, as_json=as_json)
             return
         runs = _complete(record, plan, cache=cache, memory_bytes=memory_bytes)
-    from featurestore.compare.comparison import compare as compare_runs
-
     comparison = compare_runs(runs, split=split, resamples=resamples)
     for note in comparison.notes:
         say(f"note: {note}")

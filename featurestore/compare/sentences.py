@@ -129,6 +129,8 @@ def _interval_remark(pair: Pair) -> str:
         "it is not corrected, and the corrected test decides"
         if pair.test.p_value < LEVEL <= pair.adjusted_p
         else "the exact test decides"
+        if pair.seed_p_range is None
+        else "the exact test of the first runs decides"
     )
     return f"; the interval {verb} zero, but {reason}"
 

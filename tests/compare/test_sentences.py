@@ -98,6 +98,19 @@ def test_the_corrected_test_decides_against_the_interval():
     )
 
 
+def test_of_several_seeds_the_test_of_the_first_decides():
+    pair = dataclasses.replace(
+        OPEN,
+        difference=Estimate(0.01, Interval(0.001, 0.02)),
+        test=PairedTest(1000, 18, 10, 0.18),
+        adjusted_p=0.18,
+        seed_p_range=Interval(0.06, 0.18),
+    )
+    assert "leaves out zero, but the exact test of the first runs decides" in pair_sentence(
+        pair, pairs=1
+    )
+
+
 def test_the_test_decides_against_an_interval_that_holds_zero():
     pair = dataclasses.replace(CLEAR, difference=Estimate(0.01, Interval(-0.001, 0.02)))
     assert "the interval includes zero, but the exact test decides" in pair_sentence(pair, pairs=3)
