@@ -123,6 +123,8 @@ class Run:
         """Return the settings that are not at their defaults, as JSON-ready values."""
         defaults = {
             field.name: field.default
+            if field.default_factory is MISSING
+            else field.default_factory()
             for field in dataclasses.fields(self.settings)  # type: ignore[arg-type] # dataclasses
         }
         # A field without a default (a scikit-learn class) is always told.

@@ -23,6 +23,7 @@ from featurestore.training.runs import (
     read_runs,
 )
 from featurestore.training.settings import LogisticSettings
+from featurestore.training.sklearn_settings import SklearnSettings
 from featurestore.training.train import TrainOptions, train
 
 NOON = datetime(2025, 3, 4, 12, 5, 6, tzinfo=UTC)
@@ -187,6 +188,15 @@ def test_run_removed_while_the_folder_is_read_is_no_problem(monkeypatch, run, tm
 def test_changed_settings_are_those_that_differ_from_the_default(run, tmp_path):
     assert run.changed_settings() == {"c": 3.0}
     assert train(features(), LogisticSettings(), cache=tmp_path).changed_settings() == {}
+
+
+def test_changed_settings_of_a_scikit_learn_class_leave_out_what_is_empty(run):
+    for parameters in ({}, {"max_depth": 3}):
+        settings = SklearnSettings(estimator="sklearn.tree.DecisionTreeClassifier",
+                                   parameters=parameters)  # fmt: skip
+        changed = dataclasses.replace(run, settings=settings).changed_settings()
+        assert changed.get("parameters", {}) == parameters
+        assert ("parameters" in changed) == bool(parameters)
 
 
 def test_damages_name_each_file_that_is_not_as_written(run):
