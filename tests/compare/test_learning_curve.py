@@ -19,6 +19,7 @@ from featurestore.compare.results import Estimate, Interval
 from featurestore.errors import InvalidInput, NotFound
 from featurestore.testing.heads import MemoryFeatures, MemoryRows, blobs
 from featurestore.training.contract import FitOptions
+from featurestore.training.head_specs import head_label
 from featurestore.training.heads import create_head
 from featurestore.training.settings import DenseSettings, LogisticSettings
 
@@ -242,7 +243,7 @@ def test_a_head_that_cannot_fit_a_size_is_reported_and_the_rest_goes_on(monkeypa
     heads = [LogisticSettings(c=2.0), LOGISTIC]
     found = learning_curve(features_of(), heads, CurveOptions(sizes=(10, 20, 60), seeds=2))
     picky, other = found.curves
-    assert picky.label == "logistic:c=2.0"
+    assert picky.label == head_label(heads[0])
     assert [point.labels for point in picky.points] == [60]
     assert [(s.labels, s.reason) for s in picky.skipped] == [
         (10, "head logistic: expected 30 rows, found 10"),
@@ -284,7 +285,7 @@ def test_progress_counts_every_fit():
     options = CurveOptions(sizes=(20, 40), seeds=2, progress=lambda *told: seen.append(told))
     learning_curve(features_of(), [LOGISTIC, LogisticSettings(c=1.0)], options)
     assert [told[:2] for told in seen] == [(i, 8) for i in range(8)]
-    assert seen[5][2] == "logistic:c=1.0, 20 labels, seed 1"
+    assert seen[5][2] == f"{head_label(LogisticSettings(c=1.0))}, 20 labels, seed 1"
 
 
 def test_what_cannot_be_measured_is_refused():
