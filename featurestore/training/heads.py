@@ -20,6 +20,7 @@ from featurestore.training.sklearn_settings import (
     LinearSvmSettings,
     NearestCentroidSettings,
     RandomForestSettings,
+    SgdSettings,
     SklearnSettings,
 )
 
@@ -45,6 +46,7 @@ HEADS: Mapping[str, _Entry] = MappingProxyType(
         "random-forest": _Entry(RandomForestSettings, _NAMED, "RandomForestHead"),
         "gradient-boosting": _Entry(GradientBoostingSettings, _NAMED, "GradientBoostingHead"),
         "nearest-centroid": _Entry(NearestCentroidSettings, _NAMED, "NearestCentroidHead"),
+        "sgd": _Entry(SgdSettings, "featurestore.training.incremental", "SgdHead"),
     }
 )
 

@@ -83,13 +83,7 @@ class SklearnHead(abc.ABC, Generic[Settings]):
             raise InvalidInput(
                 f"head {self.settings.head} is not fitted", next_step="call fit or load first"
             )
-        check_rows(X, self.feature_shape_)
-        probabilities = np.empty((len(X), self.n_classes_), np.float32)
-        for start in range(0, len(X), BLOCK_ROWS):
-            block = X[start : start + BLOCK_ROWS]
-            flat = block.reshape(len(block), -1).astype(self.dtype)
-            probabilities[start : start + BLOCK_ROWS] = self.model_.predict_proba(flat)
-        return probabilities
+        return predict_blocks(self.model_, X, self.feature_shape_, self.dtype)
 
     def save(self, path: Path) -> None:
         """Write a `.skops` file with `model_`."""
@@ -145,6 +139,25 @@ def load_flat(rows: Rows, dtype: type[np.floating[Any]]) -> tuple[np.ndarray, np
         stop = min(start + BLOCK_ROWS, len(X))
         X[start:stop] = rows.read(start, stop).reshape(stop - start, -1)
     return X, rows.labels
+
+
+def predict_blocks(
+    model: Any, X: np.ndarray, feature_shape: tuple[int, ...], dtype: type[np.floating[Any]]
+) -> np.ndarray:
+    """Return the probabilities of (N, *feature_shape) rows as (N, n_classes) float32.
+
+    Raises
+    ------
+    InvalidInput
+        The rows have another shape.
+    """
+    check_rows(X, feature_shape)
+    probabilities = np.empty((len(X), len(model.classes_)), np.float32)
+    for start in range(0, len(X), BLOCK_ROWS):
+        block = X[start : start + BLOCK_ROWS]
+        flat = block.reshape(len(block), -1).astype(dtype)
+        probabilities[start : start + BLOCK_ROWS] = model.predict_proba(flat)
+    return probabilities
 
 
 def fit_estimator(
