@@ -1,4 +1,4 @@
-"""What a learning curve says, in words: of measured sizes only, nothing beyond them."""
+"""What a learning curve says, in words: of measured sizes; an outlook beyond them is marked as one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from featurestore.compare.results import Estimate
 _LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 _WITHIN = 0.01
 _LITTLE = 0.01  # a gain certainly below one point
+_DOUBLING = 2.1
 
 
 def curve_sentence(
@@ -24,7 +25,12 @@ def curve_sentence(
     end = _mean(last)
     reached = max((level for level in _LEVELS if level <= end), default=None)
     if reached is not None and len(points) > 1:
-        parts.append(f"{reached:g} from {_first_staying(points, reached):,} labels on")
+        first = _first_staying(points, reached)
+        parts.append(
+            f"{reached:g} from {first:,} labels on"
+            if first < last.labels
+            else f"{reached:g} with no fewer of those tried"
+        )
     within = _first_staying(points, end - _WITHIN)
     if within < last.labels:
         parts.append(f"within 1 point of that from {within:,} labels on")
@@ -42,13 +48,14 @@ def _gain(gain: Gain) -> str:
         f"from {gain.fewer:,} to {gain.more:,} labels it {verb} {abs(100 * value):.1f} points "
         f"(95 % {_signed(100 * low)} to {_signed(100 * high)}): "
     )
-    if low > 0 and high < _LITTLE:
-        return text + "a gain, but a small one"
-    if low > 0:
-        return text + "it was still rising, so more labels should help"
     if high < _LITTLE:
-        return text + "more labels of this kind are worth little"
-    return text + "whether more labels would help cannot be told"
+        small = "a gain, but a small one" if low > 0 else "less than a point at most"
+        return f"{text}{small}; more labels of this kind are probably worth little"
+    if low <= 0:
+        return text + "whether more labels would help cannot be told"
+    # Over a longer stretch the rise may have been at its beginning, and have ended since.
+    rising = gain.more <= _DOUBLING * gain.fewer
+    return text + ("still rising, so more labels may well help" if rising else "a gain")
 
 
 def _first_staying(points: Sequence[CurvePoint], level: float) -> int:

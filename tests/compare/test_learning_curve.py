@@ -320,6 +320,7 @@ def gain(value, low, high):
     return Gain(fewer=1000, more=2000, difference=Estimate(value, Interval(low, high)))
 
 
+LITTLE = "more labels of this kind are probably worth little"
 POINTS = [
     point(20, 0.88),
     point(200, 0.952),
@@ -332,10 +333,10 @@ POINTS = [
 @pytest.mark.parametrize(
     ("difference", "ending"),
     [
-        ((0.003, -0.004, 0.009), "more labels of this kind are worth little"),
-        ((0.004, 0.001, 0.008), "a gain, but a small one"),
-        ((0.02, 0.011, 0.03), "it was still rising, so more labels should help"),
-        ((0.011, -0.003, 0.024), "whether more labels would help cannot be told"),
+        ((0.003, -0.004, 0.009), "): less than a point at most; " + LITTLE),
+        ((0.004, 0.001, 0.008), "): a gain, but a small one; " + LITTLE),
+        ((0.02, 0.011, 0.03), "): still rising, so more labels may well help"),
+        ((0.011, -0.003, 0.024), "): whether more labels would help cannot be told"),
     ],
 )
 def test_a_sentence_says_what_the_last_doubling_brought(difference, ending):
@@ -352,6 +353,17 @@ def test_a_level_that_is_left_again_is_not_reached():
     text = curve_sentence("knn", POINTS[:3], last_gain=None, train_rows=2000)
     assert "with 500 labels; 0.9 from 200 labels on" in text
     assert "all" not in text
+
+
+def test_a_rise_over_a_long_stretch_is_no_outlook():
+    long = dataclasses.replace(gain(0.02, 0.011, 0.03), fewer=200)
+    text = curve_sentence("knn", POINTS, last_gain=long, train_rows=2000)
+    assert text.endswith("(95 % 1.1 to 3.0): a gain")
+
+
+def test_a_level_reached_at_the_end_only_is_said_so():
+    text = curve_sentence("knn", [POINTS[0], POINTS[4]], last_gain=None, train_rows=2000)
+    assert text.endswith("2,000 labels; 0.95 with no fewer of those tried")
 
 
 def test_a_loss_is_called_one():
