@@ -122,10 +122,11 @@ def compare(
             return
         runs = _complete(record, plan, cache=cache, memory_bytes=memory_bytes)
     comparison = compare_runs(runs, split=split, resamples=resamples)
-    for note in comparison.notes:
+    notes = _notes(comparison)
+    for note in notes:
         say(f"note: {note}")
     if as_json:
-        print_json(_fields(comparison))
+        print_json(_fields(comparison) | {"notes": notes})
     else:
         _print(comparison)
     if plot is not None:
@@ -211,6 +212,16 @@ def _photographs(comparison: Comparison, cache: Path, images: Path | None) -> Ph
         say(f"note: the report shows no images: {comparison.feature_set} is not in cache {cache}")
         return None
     return Photographs(record, images)
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    """Return the comparison's notes, then those of its runs, each once behind its contenders."""
+    labels: dict[str, dict[str, None]] = {}
+    for contender in comparison.contenders:
+        for note in (note for run in contender.runs for note in run.notes):
+            labels.setdefault(note, {})[contender.label] = None
+    of_runs = [f"{', '.join(of)}: {note}" for note, of in labels.items()]
+    return [*comparison.notes, *of_runs]
 
 
 def _print(comparison: Comparison) -> None:
@@ -314,7 +325,6 @@ def _fields(comparison: Comparison) -> dict[str, object]:
         "seed": comparison.seed,
         "contenders": [_contender_fields(contender) for contender in comparison.contenders],
         "pairs": [_pair_fields(pair) for pair in comparison.pairs],
-        "notes": list(comparison.notes),
     }
 
 

@@ -62,7 +62,7 @@ def complete_runs(
     Parameters
     ----------
     say
-        Told what is reused and what was trained, a line each, and the notes of what was trained.
+        Told what is reused and what is trained, a line each.
     options
         How each is trained; the seed is the plan's.
 
@@ -86,7 +86,5 @@ def complete_runs(
                 options=dataclasses.replace(options, seed=planned.seed),
             )
             say(f"trained {planned.label} in {run.seconds['fit']:.1f} s: {run.id}")
-            for note in run.notes:
-                say(f"note: {planned.label}: {note}")
         runs.append(run)
     return runs

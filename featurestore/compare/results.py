@@ -143,7 +143,7 @@ class Comparison:
     resamples, seed
         Of the bootstrap.
     notes
-        What a reader must be told: runs left out.
+        What a reader must be told of the comparison: runs left out. Runs have notes of their own.
     """
 
     feature_set: str

@@ -78,6 +78,20 @@ def test_runs_by_the_start_of_their_ids(ids, cache, capsys):
     assert max(map(len, out.splitlines()[:7])) <= 120
 
 
+def test_what_runs_note_of_themselves_is_said_once(ids, cache, capsys):
+    arguments = ["photos", "--head", "logistic", "--max-iter", "1", "--json", *cache]
+    unfinished = []
+    for c in ("1", "2"):
+        assert run(["train", *arguments, "--C", c]) == 0
+        unfinished.append(json.loads(capsys.readouterr().out)["run"])
+    assert run(["compare", *unfinished, ids[0], "--json", *cache]) == 0
+    out, err = capsys.readouterr()
+    notes = json.loads(out)["notes"]
+    assert all(f"note: {note}" in err for note in notes)
+    said = [note for note in notes if "did not converge" in note]
+    assert said and all(note.startswith("logistic:c=") for note in said)
+
+
 def test_one_run_says_how_it_stands_against_chance(ids, cache, capsys):
     assert run(["compare", ids[0], *cache]) == 0
     assert "chance on 12 images" in capsys.readouterr().out

@@ -67,6 +67,19 @@ def test_a_label_leaves_defaults_out():
     assert head_label(settings) == "dense:epochs=3"
 
 
+def test_a_scikit_learn_class_is_given_its_parameters():
+    text = 'sklearn.tree.DecisionTreeClassifier:max_depth=3:class_weight={"0":1,"1":2}'
+    (tree,) = parse_heads(text)
+    assert tree.head == "sklearn.tree.DecisionTreeClassifier"
+    parameters = {"max_depth": 3, "class_weight": {"0": 1, "1": 2}}
+    assert tree.to_dict()["parameters"] == parameters
+    assert head_label(tree) == 'DecisionTreeClassifier:max_depth=3:class_weight={"0":1,"1":2}'
+    (other,) = parse_heads("sklearn.tree.DecisionTreeClassifier:max_features=1")
+    (share,) = parse_heads("sklearn.tree.DecisionTreeClassifier:max_features=1.0")
+    assert settings_key(other) != settings_key(share)  # one feature, and all of them
+    assert head_label(other) != head_label(share)
+
+
 def test_separators_within_json_part_nothing():
     text = 'a:x=[1,2]:y={"b":3,"c":"},:\\""},d'
     heads = _split(text, ",")
