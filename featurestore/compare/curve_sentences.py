@@ -1,4 +1,4 @@
-"""What a learning curve says, in words: of measured sizes; an outlook beyond them is marked as one."""
+"""What a learning curve says, in words; an outlook beyond the sizes tried is marked as one."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _gain(gain: Gain) -> str:
         f"(95 % {_signed(100 * low)} to {_signed(100 * high)}): "
     )
     if high < _LITTLE:
-        small = "a gain, but a small one" if low > 0 else "less than a point at most"
+        small = "a gain, but a small one" if low > 0 else "a gain of less than a point, if any"
         return f"{text}{small}; more labels of this kind are probably worth little"
     if low <= 0:
         return text + "whether more labels would help cannot be told"

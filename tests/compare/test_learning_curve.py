@@ -333,7 +333,7 @@ POINTS = [
 @pytest.mark.parametrize(
     ("difference", "ending"),
     [
-        ((0.003, -0.004, 0.009), "): less than a point at most; " + LITTLE),
+        ((0.003, -0.004, 0.009), "): a gain of less than a point, if any; " + LITTLE),
         ((0.004, 0.001, 0.008), "): a gain, but a small one; " + LITTLE),
         ((0.02, 0.011, 0.03), "): still rising, so more labels may well help"),
         ((0.011, -0.003, 0.024), "): whether more labels would help cannot be told"),
