@@ -12,6 +12,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from featurestore.errors import InvalidInput
 from featurestore.training.logistic_solver import Problem, Shared, Solution, solve
 from featurestore.training.settings import LogisticSettings
+from featurestore.training.sklearn_model import random_state
 
 # Half decades around the default. Best of them, measured: 30 or 100, by the folds, on 2,000
 # photographs (VGG16 block5_pool); 300 on 50 of them and 1,000 on 100; 30 on their features averaged
@@ -70,8 +71,9 @@ def choose_c(shared: Shared, y: np.ndarray, *, settings: LogisticSettings, seed:
     """
     used, notes = _possible_folds(y, asked=settings.folds)
     held_out = draw_folds(y, folds=used, seed=seed)
-    fold_weights = [row_weights(y, ~held, class_weight=settings.class_weight) for held in held_out]
-    problems = [Problem(c, weights) for c in C_GRID for weights in fold_weights]
+    weights = row_weights(y, settings.class_weight)
+    fold_weights = [np.where(held, 0.0, weights) for held in held_out]
+    problems = [Problem(c, within) for c in C_GRID for within in fold_weights]
     solutions = solve(shared, y, problems, tolerance=TUNING_TOLERANCE, max_iter=settings.max_iter)
     scores, unfinished = [], 0
     for k, solution in enumerate(solutions):
@@ -96,17 +98,15 @@ def choose_c(shared: Shared, y: np.ndarray, *, settings: LogisticSettings, seed:
 
 def draw_folds(y: np.ndarray, *, folds: int, seed: int) -> list[np.ndarray]:
     """Return the rows that each fold holds out, (N,) bool, every class in proportion."""
-    # Any size of seed: scikit-learn takes 32 bits.
-    state = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    state = random_state(seed)
     parts = StratifiedKFold(folds, shuffle=True, random_state=state).split(y[:, None], y)
     return [np.isin(np.arange(len(y)), held_out) for _, held_out in parts]
 
 
-def row_weights(y: np.ndarray, within: np.ndarray, *, class_weight: str) -> np.ndarray:
-    """Return (N,) weights of rows in the loss: 0 where `within` is false, else by class."""
-    weights = np.zeros(len(y))
-    weights[within] = compute_sample_weight(
-        "balanced" if class_weight == "balanced" else None, y[within]
+def row_weights(y: np.ndarray, class_weight: str) -> np.ndarray:
+    """Return (N,) weights of rows in the loss, by class."""
+    weights: np.ndarray = compute_sample_weight(
+        "balanced" if class_weight == "balanced" else None, y
     )
     return weights
 

@@ -98,7 +98,7 @@ class LogisticSettings:
         constant columns stay. Measured on the reference's photographs, tuned, log loss on the test
         split: 0.092 standardised, 0.087 not.
     class_weight
-        As `DenseSettings.class_weight`; while tuning, after the rows that each fit is given.
+        As `DenseSettings.class_weight`; while tuning too, by all training rows.
     max_iter
         Most steps of the solver. A fit that needs more is not converged, and says so.
     """
