@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import click
 
@@ -16,85 +16,23 @@ from featurestore.features import open_features
 from featurestore.training.contract import NotConverged, Progress
 from featurestore.training.heads import HEADS, build_settings, setting_names
 from featurestore.training.runs import Run
-from featurestore.training.settings import CLASS_WEIGHTS, OPTIMIZERS
 from featurestore.training.train import TrainOptions
 from featurestore.training.train import train as train_head
+from featurestore_cli.head_options import head_option, setting_options
 from featurestore_cli.options import BytesType, cache_option, json_option
 from featurestore_cli.output import print_fields, print_json, print_table, say
 
 
-def _head_option(*names: str, type: click.ParamType, help: str) -> Any:
-    """Return the option for one setting, which several heads may have.
-
-    Not given, it is left to the head's default; both are told in its help.
-    """
-    field = names[0].lstrip("-").replace("-", "_").lower()
-    heads = {head: build_settings(head, {}) for head in HEADS if field in setting_names(head)}
-    defaults = {head: _default_text(getattr(settings, field)) for head, settings in heads.items()}
-    same = len(set(defaults.values())) == 1
-    shown = next(iter(defaults.values())) if same else ", ".join(map(": ".join, defaults.items()))
-    return click.option(
-        *names, field, type=type, help=f"{', '.join(heads)}: {help}", show_default=shown
-    )
-
-
-def _default_text(value: object) -> str:
-    return f"{value:g}" if isinstance(value, int | float) else str(value)
-
-
 @click.command()
 @click.argument("name")
-@click.option("--head", type=click.Choice(list(HEADS)), required=True, help="Kind of classifier.")
-@_head_option("--units", type=click.IntRange(1), help="width of the hidden layer.")
-@_head_option("--dropout", type=click.FLOAT, help="share of hidden units left out.")
-@_head_option("--epochs", type=click.IntRange(1), help="passes over the rows.")
-@_head_option("--batch-size", type=click.IntRange(1), help="rows of one step.")
-@_head_option("--optimizer", type=click.Choice(OPTIMIZERS), help="rule of a step.")
-@_head_option("--learning-rate", type=click.FLOAT, help="step size.")
-@click.option(
-    "--early-stopping",
-    "patience",
-    type=click.IntRange(1),
-    metavar="PATIENCE",
-    help="dense: end once so many epochs have not lowered the validation loss; keep the best one.",
-)
-@_head_option(
-    "--class-weight",
-    type=click.Choice(CLASS_WEIGHTS),
-    help="balanced lets every class count as much, however many rows it has.",
-)
-@click.option(
-    "--raw",
-    "scaled",
-    flag_value=False,
-    default=None,
-    help="dense: do not divide the features by their root mean square.",
-)
-@_head_option(
-    "--C",
-    type=click.FLOAT,
-    help="weight of the data against the penalty, for features scaled to a total variance of 1.",
-)
-@click.option(
-    "--tune",
-    flag_value=True,
-    default=None,
-    help="logistic: choose C among ten values by cross-validation on the training split.",
-)
-@_head_option("--folds", type=click.IntRange(2), help="parts of the cross-validation of --tune.")
-@click.option(
-    "--standardise",
-    flag_value=True,
-    default=None,
-    help="logistic: give every column zero mean and unit variance first.",
-)
-@_head_option("--max-iter", type=click.IntRange(1), help="most iterations.")
+@head_option
+@setting_options
 @click.option(
     "--seed",
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="Seed of initial weights and shuffles.",
+    help="Seed of everything that a head draws.",
 )
 @click.option(
     "--memory",
@@ -126,7 +64,7 @@ def train(
     shuffle_labels: bool,
     tensorboard: Path | None,
     as_json: bool,
-    **options: float | int | None,
+    **options: object,
 ) -> None:
     """Train a classifier on the feature set NAME and record it as a run.
 
@@ -139,10 +77,10 @@ def train(
     if foreign:
         flags = {flag.name: flag.opts[0] for flag in train.params}
         shown = ", ".join(flags[option] for option in foreign)
-        raise click.UsageError(f"{shown}: not an option of --head {head}")
+        raise click.UsageError(f"{shown}: not an option of --head {head}{_hint(head)}")
     if "c" in given and "tune" in given:
         raise click.UsageError("--C: not together with --tune, which chooses it")
-    if "folds" in given and "tune" not in given:
+    if head == "logistic" and "folds" in given and "tune" not in given:
         raise click.UsageError("--folds: only with --tune")
     settings = build_settings(head, given)
     with (
@@ -169,6 +107,10 @@ def train(
         print_json(_fields(run))
     else:
         _print(run)
+
+
+def _hint(head: str) -> str:
+    return ", which takes its parameters in --params" if head not in HEADS else ""
 
 
 @contextmanager

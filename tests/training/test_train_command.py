@@ -98,11 +98,50 @@ def test_tuned_c_is_printed_and_recorded(cache, capsys):
     assert written.settings.standardise and written.settings.class_weight == "balanced"
 
 
+def test_settings_of_every_kind_of_head(cache, capsys):
+    for head, given, expected in (
+        ("linear-svm", ["--C", "2", "--folds", "3"], {"c": 2.0, "folds": 3}),
+        ("knn", ["--neighbors", "3", "--weights", "distance"], {"neighbors": 3}),
+        ("random-forest", ["--trees", "5", "--max-depth", "2"], {"trees": 5, "max_depth": 2}),
+        ("gradient-boosting", ["--trees", "5", "--max-bins", "9"], {"trees": 5, "max_bins": 9}),
+        ("nearest-centroid", [], {}),
+        ("sgd", ["--epochs", "2", "--learning-rate", "1"], {"epochs": 2, "learning_rate": 1.0}),
+    ):
+        assert run(["train", "blobs", "--head", head, *given]) == 0
+        (written,) = (found for found in list_runs(cache) if found.head == head)
+        assert expected.items() <= written.settings.to_dict().items()
+        assert written.load_head().n_classes_ == 2
+    capsys.readouterr()
+
+
+def test_any_classifier_of_scikit_learn(cache, capsys):
+    head = "sklearn.tree.DecisionTreeClassifier"
+    assert run(["train", "blobs", "--head", head, "--params", '{"max_depth": 2}', "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    (written,) = list_runs(cache)
+    assert printed["head"] == written.head == head
+    assert printed["settings"] == {"estimator": head, "parameters": {"max_depth": 2}}
+    assert printed["run"].startswith(f"{head}-blobs-")
+    assert written.load_head().model_.get_params()["max_depth"] == 2
+
+
+def test_settings_of_a_class_stand_in_params(cache, capsys):
+    tree = ["train", "blobs", "--head", "sklearn.tree.DecisionTreeClassifier"]
+    assert run([*tree, "--max-depth", "2"]) == 2
+    assert "takes its parameters in --params" in " ".join(capsys.readouterr().err.split())
+    assert run([*LOGISTIC, "--params", "{}"]) == 2
+    assert list_runs(cache) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
         (["train", "blobs"], 2),
         (["train", "blobs", "--head", "forest"], 2),
+        (["train", "blobs", "--head", "sklearn.tree.DecisionTreeClassifier", "--params", "{"], 2),
+        (["train", "blobs", "--head", "sklearn.tree.DecisionTreeClassifier", "--params", "1"], 3),
+        (["train", "blobs", "--head", "sklearn.tree.DecisionTree"], 3),
+        (["train", "blobs", "--head", "os.system"], 2),
         ([*LOGISTIC, "--C", "-1"], 3),
         (["train", "blobs", "--head", "dense", "--dropout", "1"], 3),
         (["train", "nothing", "--head", "logistic"], 4),
