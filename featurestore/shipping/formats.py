@@ -126,7 +126,8 @@ def _only_errors(logger: str) -> Iterator[None]:
 def _read_keras(path: Path) -> Predict:
     model = keras.saving.load_model(path, compile=False, safe_mode=True)
     # Not model.predict: it compiles with XLA, which is much slower on a CPU.
-    return lambda images: np.asarray(model(images, training=False))
+    run = tf.function(lambda images: model(images, training=False), reduce_retracing=True)
+    return lambda images: np.asarray(run(tf.constant(images)))
 
 
 def _read_saved_model(path: Path) -> Predict:

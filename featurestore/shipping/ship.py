@@ -227,7 +227,7 @@ def _publish(building: Path, path: Path, shipment: Shipment) -> None:
     digests say so.
     """
     beside = {sidecar(path, ".json"): description(shipment), sidecar(path, ".md"): card(shipment)}
-    fresh = [one for one in beside if not one.exists()]
+    fresh = [one for one in (path, *beside) if not one.exists()]
     try:
         for one, content in beside.items():
             durable.replace_file(one, content)

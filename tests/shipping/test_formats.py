@@ -1,8 +1,6 @@
 """The three formats on disk, read back as their users read them."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,19 +12,6 @@ from featurestore.shipping.head_layers import head_layers
 from featurestore.shipping.network import assemble
 
 NAMES = {"keras": "model.keras", "savedmodel": "model", "onnx": "model.onnx"}
-WITHOUT_US = (
-    "import sys\nsys.modules['featurestore'] = None\n"  # importing it raises
-    "import numpy as np\nimages = np.load(sys.argv[2])\n"
-)
-READERS = {
-    "keras": "import keras\nmodel = keras.saving.load_model(sys.argv[1], safe_mode=True)\n"
-    "found = model.predict(images, verbose=0)\n",
-    "savedmodel": "import tensorflow as tf\nmodel = tf.saved_model.load(sys.argv[1])\n"
-    "serve = model.signatures['serving_default']\n"
-    "found = serve(images=tf.constant(images))['probabilities'].numpy()\n",
-    "onnx": "import onnxruntime\nsession = onnxruntime.InferenceSession(sys.argv[1])\n"
-    "found = session.run(None, {'images': images})[0]\n",
-}
 
 
 @pytest.fixture(scope="module")
@@ -53,19 +38,6 @@ def test_what_was_written_is_read_back_and_takes_batches_of_any_size(written, ki
         found = predict(IMAGES[:count])
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, expected[:count], atol=1e-6)
-
-
-@pytest.mark.parametrize("kind", NAMES)
-def test_it_runs_in_a_process_without_this_package(written, kind, tmp_path):
-    folder, expected = written
-    np.save(tmp_path / "images.npy", IMAGES)
-    code = WITHOUT_US + READERS[kind] + "np.save(sys.argv[3], found)\n"
-    arguments = [folder / NAMES[kind], tmp_path / "images.npy", tmp_path / "found.npy"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    np.testing.assert_allclose(np.load(tmp_path / "found.npy"), expected, atol=1e-6)
 
 
 def test_onnx_has_one_named_input_any_batch_and_says_what_it_is(written):
