@@ -1,7 +1,8 @@
 """What training costs against the plain way: one process, ratios of times taken side by side.
 
-Tuning C of the logistic head, against scikit-learn's `LogisticRegressionCV` on the same folds. Run
-from the project's root:
+The dense head, against Keras's own `fit` of the same network; tuning C of the logistic head,
+against scikit-learn's `LogisticRegressionCV` on the same folds; loading a split from each format
+that the cache has the set in, against `np.load`. Run from the project's root:
 
     python benchmarks/heads.py CACHE FEATURE_SET [--json FILE]
 """
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from heads_dense import dense_against_keras
+from heads_loading import loading_against_numpy
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 
 from featurestore.features import FeatureSet, open_features
@@ -109,7 +112,11 @@ def tuning_against_scikit_learn(features: FeatureSet) -> dict[str, object]:
     return numbers
 
 
-PARTS = {"tuning": tuning_against_scikit_learn}
+PARTS: dict[str, Callable[[FeatureSet], dict[str, object]]] = {
+    "dense": dense_against_keras,
+    "tuning": tuning_against_scikit_learn,
+    "loading": loading_against_numpy,
+}
 
 
 def main() -> None:

@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from featurestore.catalogue import Catalogue, Record
-from featurestore.features import open_record
+from featurestore.features import FeatureSet, open_record
+
+ROUNDS = 9
 
 
-def loading(cache: Path, fingerprint: str, *, rounds: int = 9) -> dict:
+def loading_against_numpy(features: FeatureSet) -> dict[str, object]:
     """Time opening and loading the training split from each format against `np.load`.
 
     Of the same float16 array, format after format in turn. Cold: the system is asked first to drop
@@ -24,14 +26,13 @@ def loading(cache: Path, fingerprint: str, *, rounds: int = 9) -> dict:
     """
     records = {
         record.store_format: record
-        for record in Catalogue(cache).records()
-        if record.fingerprint == fingerprint
+        for record in Catalogue(features.path.parent.parent).records()
+        if record.fingerprint == features.fingerprint
     }
     seconds: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         array = Path(scratch) / "features.npy"
-        with open_record(next(iter(records.values()))) as features:
-            expected = features["train"].load()[0]
+        expected = features["train"].load()[0]
         np.save(array, expected)
         readers: dict[str, tuple[Path, Callable[[], np.ndarray]]] = {
             "npy": (array, functools.partial(np.load, array))
@@ -42,7 +43,7 @@ def loading(cache: Path, fingerprint: str, *, rounds: int = 9) -> dict:
             np.testing.assert_array_equal(read(), expected)
         for state in ("cold", "warm"):
             seconds[state] = {name: [] for name in readers}
-            for _ in range(rounds):
+            for _ in range(ROUNDS):
                 for name, (path, read) in readers.items():
                     if state == "cold":
                         _drop_pages(path)
