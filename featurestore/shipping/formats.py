@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import tensorflow as tf
 
-from featurestore.errors import IntegrityError
+from featurestore.errors import IntegrityError, InvalidInput
 from featurestore.shipping.check import Predict
 from featurestore.shipping.settings import INPUT_NAME, OUTPUT_NAME, ModelFormat
 
@@ -35,6 +35,11 @@ def write_model(
     ----------
     metadata
         JSON-ready values that an ONNX file carries with it.
+
+    Raises
+    ------
+    InvalidInput
+        The network has an operation that tf2onnx does not know (ConvNeXt's grouped convolutions).
     """
     if model_format == "keras":
         model.save(path)
@@ -82,16 +87,30 @@ def _to_onnx(model: Any, metadata: Mapping[str, object]) -> Any:
     import tf2onnx
 
     traced = _traced(model)
-    with _only_errors("tf2onnx"):
+    with _silent("tf2onnx"):
         proto, _ = tf2onnx.convert.from_function(
             traced, input_signature=traced.input_signature, opset=OPSET
         )
+    _refuse_unknown(proto)
     _fix_captured(proto, traced.get_concrete_function().graph.captures)
     for tensor in (*proto.graph.input, *proto.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = _BATCH
     proto.producer_name, proto.graph.doc_string = "featurestore", ""
     onnx.helper.set_model_props(proto, {key: _text(value) for key, value in metadata.items()})
     return proto
+
+
+def _refuse_unknown(proto: Any) -> None:
+    # tf2onnx writes operations that it does not know as they are, and logs it.
+    unknown = {
+        node.op_type for node in proto.graph.node if not onnx.defs.has(node.op_type, node.domain)
+    }
+    if unknown:
+        raise InvalidInput(
+            f"this network cannot be written as ONNX: tf2onnx does not know "
+            f"{', '.join(sorted(unknown))}, which it is made of",
+            next_step="name a .keras file or a .savedmodel folder",
+        )
 
 
 def _fix_captured(proto: Any, captures: Any) -> None:
@@ -113,10 +132,10 @@ def _text(value: object) -> str:
 
 
 @contextlib.contextmanager
-def _only_errors(logger: str) -> Iterator[None]:
+def _silent(logger: str) -> Iterator[None]:
     log = logging.getLogger(logger)
     before = log.level
-    log.setLevel(logging.ERROR)
+    log.setLevel(logging.CRITICAL)
     try:
         yield
     finally:

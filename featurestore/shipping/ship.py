@@ -61,8 +61,8 @@ def export_model(
     Raises
     ------
     InvalidInput
-        The head cannot become layers of a network, the ending is unknown, or a photograph is not
-        the one that was embedded.
+        The head cannot become layers of a network, the network cannot be written as ONNX, the
+        ending is unknown, or a photograph is not the one that was embedded.
     NotFound
         The feature set, its photographs or its weights are gone.
     Conflict

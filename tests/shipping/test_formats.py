@@ -2,11 +2,12 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 from shipped import IMAGES, SIZE, backbone, features, fitted, many, recipe
 
-from featurestore.errors import IntegrityError
+from featurestore.errors import IntegrityError, InvalidInput
 from featurestore.shipping.formats import read_model, write_model
 from featurestore.shipping.head_layers import head_layers
 from featurestore.shipping.network import assemble
@@ -61,6 +62,18 @@ def test_onnx_takes_no_floats(written):
     session = onnxruntime.InferenceSession(str(written[0] / "model.onnx"))
     with pytest.raises(Exception, match="uint8"):
         session.run(None, {"images": IMAGES.astype(np.float32) / 255})
+
+
+def test_what_tf2onnx_does_not_know_is_refused(tmp_path, caplog):
+    pytest.importorskip("tf2onnx")
+    images = keras.Input((*SIZE, 3), dtype="uint8", name="images")
+    pixels = keras.layers.Rescaling(1.0)(images)
+    model = keras.Model(images, keras.layers.Activation("gelu")(pixels))
+    with pytest.raises(InvalidInput, match="tf2onnx does not know Erfc") as raised:
+        write_model(model, tmp_path / "model.onnx", model_format="onnx", metadata={})
+    assert ".keras" in raised.value.next_step
+    assert list(tmp_path.iterdir()) == []
+    assert caplog.text == ""
 
 
 def test_saved_model_holds_each_weight_once(written):
