@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from featurestore.compare.results import Comparison, Contender, Estimate, Interval, Pair
+from featurestore.compare.sentences import count_text, p_text
+from featurestore.compare.statistics import LEVEL
 from featurestore.report.figures import (
     INK,
     MUTED,
@@ -20,12 +22,11 @@ from featurestore.report.figures import (
     Picture,
     write_picture,
 )
-from featurestore.report.text import count_text, p_text, points_text, shown
+from featurestore.report.text import points_text, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LEVEL = 0.05
 _ROW_INCHES, _TITLE_INCHES, _FRAME_INCHES = 0.36, 0.2, 0.6
 _CHARACTERS_PER_INCH, _NAME_CHARACTERS_PER_INCH = 12, 3.75
 # The chance line joins an axis that it makes at most so many times longer; else a note stands in.
@@ -99,9 +100,8 @@ def pairs_onto(axes: Axes, pairs: Sequence[Pair], *, longest_name: int = 30) -> 
     for row, pair in enumerate(pairs):
         told_apart = pair.adjusted_p < LEVEL
         _interval_onto(axes, row, pair.difference, told_apart=told_apart)
-        p = p_text(pair.adjusted_p)
         axes.annotate(
-            f"p {p}" if p.startswith("<") else f"p = {p}",
+            p_text(pair.adjusted_p),
             (1, row),
             xycoords=("axes fraction", "data"),
             xytext=(6, 0),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from featurestore.compare.sentences import count_text
 from featurestore.report.figures import (
     CELL,
     INK,
@@ -18,7 +19,7 @@ from featurestore.report.figures import (
     write_picture,
 )
 from featurestore.report.outcomes import Outcome, confusion_counts
-from featurestore.report.text import count_text, shown
+from featurestore.report.text import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

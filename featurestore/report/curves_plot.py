@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from featurestore.compare.sentences import count_text
 from featurestore.errors import InvalidInput
 from featurestore.report.figures import (
     MUTED,
@@ -18,7 +19,7 @@ from featurestore.report.figures import (
     write_picture,
 )
 from featurestore.report.outcomes import run_labels
-from featurestore.report.text import count_text, shown
+from featurestore.report.text import shown
 from featurestore.training.runs import Run
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from featurestore.report.outcomes import Outcome, outcomes_of_comparison, roc_cu
 from featurestore.report.photographs import Photograph, Photographs
 from featurestore.report.reliability_plot import reliability_picture
 from featurestore.report.roc_plot import roc_picture
-from featurestore.report.text import shown
+from featurestore.report.text import shown, unbroken
 
 try:
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -33,6 +33,7 @@ except ImportError as error:
 # A phone is about 3.8 inches of CSS pixels wide: these stay readable when scaled down to it.
 _WIDTH_INCHES, _COMPARISON_INCHES = 4.4, 5.8
 _WIDEST_INCHES = 6.5  # a picture above it keeps its size and scrolls
+_TINY_PIXELS = 80  # images below it are shown enlarged
 _NO_PHOTOGRAPHS = Photograph(None, missing="images were not asked for")
 
 
@@ -68,6 +69,7 @@ class _Card:
     source: str
     width: int
     height: int
+    tiny: bool
     missing: str
 
 
@@ -113,7 +115,7 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["shown"] = shown
+    environment.filters |= {"shown": shown, "unbroken": unbroken}
     page = environment.get_template("report.html.j2").render(view=_page(comparison, photographs))
     write_whole(path, page.encode())
 
@@ -126,6 +128,7 @@ def _page(comparison: Comparison, photographs: Photographs | None) -> dict[str, 
         "title": view.title(comparison),
         "facts": view.facts(comparison),
         "findings": view.findings(comparison),
+        "notes": comparison.notes,
         "chance": view.chance(comparison),
         "columns": view.COLUMNS,
         "contenders": [view.contender_row(each) for each in comparison.contenders],
@@ -217,6 +220,7 @@ def _card(
         source=source,
         width=photograph.width,
         height=photograph.height,
+        tiny=max(photograph.width, photograph.height) < _TINY_PIXELS,
         missing=photograph.missing or "",
     )
 

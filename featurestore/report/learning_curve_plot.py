@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featurestore.compare.learning_curve import HeadCurve, LearningCurve
+from featurestore.compare.sentences import count_text
 from featurestore.report.figures import (
     Figure,
     FixedLocator,
@@ -17,7 +18,7 @@ from featurestore.report.figures import (
     spread_out,
     write_picture,
 )
-from featurestore.report.text import count_text, shown
+from featurestore.report.text import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from featurestore.compare.sentences import count_text
 from featurestore.report.figures import (
     MUTED,
     Figure,
@@ -17,7 +18,7 @@ from featurestore.report.figures import (
     write_picture,
 )
 from featurestore.report.outcomes import CalibrationBin, Outcome, calibration_bins
-from featurestore.report.text import count_text, shown
+from featurestore.report.text import shown
 from featurestore.training.evaluation import CALIBRATION_BINS, calibration_error
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 # Control, format (among them those that turn the direction of text) and surrogate characters.
@@ -24,15 +25,13 @@ def shown(name: str, most: int | None = None) -> str:
     return f"{text[: most - 1 - tail].rstrip()}…{text[-tail:].lstrip()}"
 
 
-def count_text(count: int, noun: str) -> str:
-    """Return ``1 image``, ``1,000 images``, ``2 classes``."""
-    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
-    return f"{count:,} {noun}{ending}"
+def unbroken(sentence: str) -> str:
+    """Return a sentence whose lines never break within ``p = 0.012`` or ``95 %``."""
+    return re.sub(r"\bp ([=<]) (?=\d)| (?=%)", _without_breaks, sentence)
 
 
-def p_text(p: float) -> str:
-    """Return a p-value to three decimals, or as below the smallest that shows."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+def _without_breaks(found: re.Match[str]) -> str:
+    return found[0].replace(" ", "\u00a0")
 
 
 def percent_text(share: float) -> str:
@@ -44,6 +43,11 @@ def points_text(difference: float) -> str:
     """Return a difference of accuracies in percent points, signed (but for 0), a true minus."""
     text = f"{100 * difference:+.1f}"
     return "0.0" if float(text) == 0 else text.replace("-", "\u2212")
+
+
+def microseconds_text(microseconds: float) -> str:
+    """Return a duration: 0.8 µs, 42 µs, 2,520 µs."""
+    return f"{microseconds:,.{1 if microseconds < 10 else 0}f} µs"
 
 
 def seconds_text(seconds: float) -> str:

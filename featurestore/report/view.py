@@ -7,12 +7,12 @@ import json
 from collections.abc import Mapping, Sequence
 
 from featurestore.compare.results import Comparison, Contender, Estimate, Interval, Pair
-from featurestore.report.comparison_plot import LEVEL
+from featurestore.compare.sentences import count_text, p_text
+from featurestore.compare.statistics import LEVEL, POWER
 from featurestore.report.gallery import Gallery
 from featurestore.report.text import (
     bytes_text,
-    count_text,
-    p_text,
+    microseconds_text,
     percent_text,
     points_text,
     seconds_text,
@@ -84,7 +84,6 @@ def facts(comparison: Comparison) -> Facts:
         ("compared on", f"{comparison.split}, {count_text(len(comparison.labels), 'image')}"),
         ("trained on", count_text(trained_on.rows.get("train", 0), "image")),
         ("classes", f"{len(names):,}: {listed}"),
-        ("feature set", comparison.feature_set),
         ("fingerprint", comparison.fingerprint[:16]),
         (
             "recipe",
@@ -115,7 +114,7 @@ def contender_row(contender: Contender) -> TableRow:
     predict_us = contender.predict_us
     cells += [
         Cell(seconds_text(contender.fit_seconds)),
-        Cell(_NO_VALUE if predict_us is None else f"{predict_us:,.3g} µs"),
+        Cell(_NO_VALUE if predict_us is None else microseconds_text(predict_us)),
         Cell(bytes_text(contender.model_bytes)),
     ]
     return TableRow(contender.label, tuple(cells))
@@ -152,10 +151,10 @@ def pair_row(pair: Pair) -> TableRow:
             Cell(f"{pair.test.only_first:,}"),
             Cell(f"{pair.test.only_second:,}"),
             Cell(
-                p_text(pair.test.p_value),
-                "" if seeds is None else _range_text(p_text(seeds.low), p_text(seeds.high)),
+                _p(pair.test.p_value),
+                "" if seeds is None else _range_text(_p(seeds.low), _p(seeds.high)),
             ),
-            Cell(p_text(pair.adjusted_p)),
+            Cell(_p(pair.adjusted_p)),
             Cell(_NO_VALUE if pair.images_needed is None else f"{pair.images_needed:,}"),
         ),
     )
@@ -166,7 +165,7 @@ def pair_note(comparison: Comparison) -> str:
     note = (
         "Exact McNemar tests of each head's first run on the same images; corrected by Holm's "
         f"method over {count_text(len(comparison.pairs), 'pair')}. Images needed: about how many "
-        "would tell a difference of this size apart."
+        f"would tell a difference of this size apart with {100 * POWER:.0f} % power."
     )
     if any(pair.seed_p_range for pair in comparison.pairs):
         note += " Small print under p: the range over seeds."
@@ -257,6 +256,10 @@ def _metric_cell(contender: Contender, name: str) -> Cell:
 def _interval_text(estimate: Estimate) -> str:
     interval: Interval | None = estimate.interval
     return "" if interval is None else f"{interval.low:.3f} to {interval.high:.3f}"
+
+
+def _p(value: float) -> str:
+    return p_text(value).removeprefix("p ").removeprefix("= ")
 
 
 def _range_text(low: str, high: str) -> str:
