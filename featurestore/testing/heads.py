@@ -16,7 +16,7 @@ import pytest
 from featurestore.errors import IntegrityError, InvalidInput
 from featurestore.recipe import Recipe
 from featurestore.training.contract import FitOptions, Head, HeadSettings
-from featurestore.training.heads import build_settings, create_head
+from featurestore.training.heads import build_settings, create_head, stored_settings
 
 RECIPE = Recipe(
     backbone="vgg16",
@@ -164,6 +164,50 @@ class HeadConformance:
         assert head.feature_shape_ == (2, 2, 8)
         assert isinstance(head.notes_, tuple)
         json.dumps(head.chosen_)
+
+    def test_settings_come_back_from_json(self) -> None:
+        """A run's record gives the settings again."""
+        settings = self.settings()
+        stored = json.loads(json.dumps(settings.to_dict()))
+        assert stored_settings(settings.head, stored) == settings
+
+    def test_only_a_seed_that_is_used_matters(self) -> None:
+        """A head that says it does not use the seed is the same under any."""
+        if self.settings().uses_seed:
+            pytest.skip("this head uses its seed")
+        train = blobs(66, n_classes=2, distance=0.5)
+        first, second = (
+            create_head(self.settings()).fit(
+                train, None, options=FitOptions(n_classes=2, seed=seed)
+            )
+            for seed in (0, 1)
+        )
+        np.testing.assert_array_equal(
+            first.predict_proba(train.features), second.predict_proba(train.features)
+        )
+
+    def test_rare_class_keeps_its_column(self) -> None:
+        """Three rows of a class among 63 are enough; a class may be missing from validation."""
+        rows = blobs(120, n_classes=3)
+        kept = np.sort(
+            np.concatenate(
+                [np.flatnonzero(rows.labels == k)[: 30 - 27 * (k == 1)] for k in range(3)]
+            )
+        )
+        train = MemoryRows(rows.features[kept], rows.labels[kept])
+        held = MemoryRows(rows.features[::3], rows.labels[::3])  # of the first class only
+        head = create_head(self.settings()).fit(train, held, options=FitOptions(n_classes=3))
+        fresh = blobs(150, n_classes=3, seed=9)
+        predicted = head.predict_proba(fresh.features).argmax(axis=1)
+        assert np.mean(predicted[fresh.labels != 1] == fresh.labels[fresh.labels != 1]) > 0.8
+
+    def test_too_little_memory_is_refused(self) -> None:
+        """Sixteen bytes hold no row: the head says so, whether it streams or not."""
+        train = blobs(66, n_classes=2)
+        with pytest.raises(InvalidInput, match="memory"):
+            create_head(self.settings()).fit(
+                train, None, options=FitOptions(n_classes=2, memory_bytes=16)
+            )
 
     def test_history_has_one_number_an_epoch(self) -> None:
         """Curves of one fit are equally long, and a validation curve needs a validation split."""

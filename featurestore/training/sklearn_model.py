@@ -149,7 +149,7 @@ def predict_blocks(
     Raises
     ------
     InvalidInput
-        The rows have another shape.
+        The rows have another shape, or the model's answer for one is not a number.
     """
     check_rows(X, feature_shape)
     probabilities = np.empty((len(X), len(model.classes_)), np.float32)
@@ -157,6 +157,13 @@ def predict_blocks(
         block = X[start : start + BLOCK_ROWS]
         flat = block.reshape(len(block), -1).astype(dtype)
         probabilities[start : start + BLOCK_ROWS] = model.predict_proba(flat)
+    wrong = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
+    if len(wrong):
+        raise InvalidInput(
+            f"{type(model).__name__}: the probabilities of {len(wrong)} of {len(X)} rows are not "
+            f"numbers; the first is row {wrong[0]}",
+            next_step="use other parameters, or another head",
+        )
     return probabilities
 
 
