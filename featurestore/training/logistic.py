@@ -77,9 +77,10 @@ class LogisticHead(SklearnHead[LogisticSettings]):
             shared, y, [Problem(c, weights)], tolerance=_TOLERANCE, max_iter=settings.max_iter
         )
         if solution.distance > _TOLERANCE:
+            far = f"{solution.distance:.0e} of their norm" if solution.distance < 1 else "far"
             notes += (
                 f"head logistic did not converge in {solution.iterations} iterations: its "
-                f"coefficients may be {solution.distance:.0e} of their norm from the optimum",
+                f"coefficients may be {far} from the optimum",
             )
         model = LogisticRegression(
             C=c / variance,
