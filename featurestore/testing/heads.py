@@ -6,6 +6,8 @@ import dataclasses
 import functools
 import json
 import random
+import struct
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -310,8 +312,8 @@ class HeadConformance:
         path = tmp_path / f"model{head.suffix}"
         head.save(path)
         whole = path.read_bytes()
-        middle = len(whole) // 2
-        flipped = whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :]
+        middle, at = len(whole) // 2, _middle_of_largest_member(path)
+        flipped = whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :]
         damaged = {"empty": b"", "half": whole[:middle], "flipped": flipped, "text": b"no model"}
         path.unlink()
         if damage in damaged:
@@ -332,3 +334,13 @@ class HeadConformance:
         """The libraries that decide the numbers are named with a version each."""
         versions = create_head(self.settings()).versions()
         assert versions and all(text[0].isdigit() for text in versions.values())
+
+
+def _middle_of_largest_member(path: Path) -> int:
+    """Return a position within the content of a zip file: others may say nothing."""
+    with zipfile.ZipFile(path) as archive:
+        member = max(archive.infolist(), key=lambda info: info.compress_size)
+    header = path.read_bytes()[member.header_offset :][:30]
+    # Source: APPNOTE.TXT 4.3.7: 30 bytes, of them two lengths from 26, then what has those lengths.
+    name, extra = struct.unpack("<HH", header[26:30])
+    return int(member.header_offset + 30 + name + extra + member.compress_size // 2)
