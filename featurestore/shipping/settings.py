@@ -17,10 +17,12 @@ INPUT_NAME = "images"
 OUTPUT_NAME = "probabilities"
 
 # Largest difference of a probability from the one that the run recorded, by the precision that its
-# features were computed in. The exported network computes in float32 whatever that was.
-# Measured with VGG16 on 1,000 photographs: see docs/models.md.
+# features were computed in; the exported network computes in float32 whatever that was. Measured
+# on 1,000 photographs, VGG16, features of bfloat16 against float32: 0.02 for logistic, linear-svm
+# and sgd, 0.03 for dense (0.10 with --raw), 0.15 for nearest-centroid, whose probabilities are
+# steep; at most one predicted class in 1,000 differs. float16 has three bits more.
 TOLERANCE: Mapping[Precision, float] = MappingProxyType(
-    {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.02}
+    {"float32": 1e-3, "bfloat16": 0.2, "float16": 0.05}
 )
 # Largest difference from the same head on features computed in float32 on the spot: what writing
 # and reading alone may change. A wrong colour order or mean moves some image by far more.
