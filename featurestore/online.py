@@ -12,7 +12,6 @@ use it at once; transactions are short, and readers do not wait for a writer.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -26,14 +25,14 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numcodecs.zstd import compress, decompress  # type: ignore[import-untyped] # it ships no types
 
-from featurestore.errors import Conflict
+from featurestore import sqlite
 from featurestore.locks import hold
 
 ONLINE = ".online.sqlite"
 DEFAULT_ONLINE_BYTES = 2**30
 SCHEMA_VERSION = 1
 _TOUCH_S = 60  # a hit writes only if the row's last use is older than this
-_TIMEOUT_S = 30.0
+_TIMEOUT_S = sqlite.TIMEOUT_S
 _DIGESTS_PER_QUERY = 500
 _EVICTED_AT_ONCE = 16
 # One transaction's values: as much may stand in the log beside the file.
@@ -51,15 +50,6 @@ _SELECT = """
 SELECT id, digest, used, value, seal FROM entries LEFT JOIN contents USING (id)
 WHERE recipe = ? AND digest IN
 """
-_BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
-_ERRNO = {
-    sqlite3.SQLITE_NOMEM: errno.ENOMEM,
-    sqlite3.SQLITE_FULL: errno.ENOSPC,
-    sqlite3.SQLITE_READONLY: errno.EROFS,
-    sqlite3.SQLITE_CANTOPEN: errno.EACCES,
-    sqlite3.SQLITE_PERM: errno.EACCES,
-    sqlite3.SQLITE_IOERR: errno.EIO,
-}
 
 T = TypeVar("T")
 
@@ -150,7 +140,7 @@ class OnlineCache:
                     if not isinstance(used, int) or used < now - _TOUCH_S:
                         stale.append(row_id)
             if damaged or stale:
-                with _transaction(connection):
+                with sqlite.transaction(connection):
                     _delete(connection, damaged)
                     for some in _parts(stale):
                         connection.execute(
@@ -180,7 +170,7 @@ class OnlineCache:
     def _insert(self, key: bytes, values: Mapping[bytes, bytes]) -> None:
         def insert(connection: sqlite3.Connection) -> None:
             now = int(self._clock())
-            with _transaction(connection):
+            with sqlite.transaction(connection):
                 self._make_room(connection, sum(map(_footprint, values.values())))
                 for digest, value in values.items():
                     added = connection.execute(
@@ -222,14 +212,14 @@ class OnlineCache:
             self._disconnect()
 
     def _run(self, action: Callable[[sqlite3.Connection], T]) -> T:
-        with self._lock, self._own_errors():
+        with self._lock, sqlite.own_errors(self.path, timeout_s=_TIMEOUT_S):
             try:
                 return action(self._open())
             except (_OtherSchema, UnicodeDecodeError) as error:
                 # UnicodeDecodeError: of SQLite's message about a damaged schema.
                 self._begin_anew(str(error))
             except sqlite3.DatabaseError as error:
-                if not _is_corruption(error):
+                if not sqlite.is_corruption(error):
                     raise
                 self._begin_anew(str(error))
             return action(self._open())
@@ -249,11 +239,7 @@ class OnlineCache:
 
     def _connect(self) -> sqlite3.Connection:
         self._inode = os.stat(self.path).st_ino
-        # isolation_level None: transactions begin where this file says so and nowhere else.
-        self._connection = connection = sqlite3.connect(
-            self.path, timeout=_TIMEOUT_S, isolation_level=None, check_same_thread=False
-        )
-        connection.text_factory = bytes  # a damaged type must not raise while it is decoded
+        self._connection = connection = sqlite.connect(self.path, timeout_s=_TIMEOUT_S)
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version not in (0, SCHEMA_VERSION):
             raise _OtherSchema(f"its schema version is {version}, not {SCHEMA_VERSION}")
@@ -295,21 +281,6 @@ class OnlineCache:
         with hold(lock, subject=f"online cache {self.path}", wait=True):
             yield
 
-    @contextlib.contextmanager
-    def _own_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            code = _primary_code(error)
-            if code in _BUSY:
-                raise Conflict(
-                    f"{self.path}: another process has held it for {_TIMEOUT_S:.0f} s",
-                    next_step="end that process or wait for it, then run the same command again",
-                ) from error
-            if code in _ERRNO:
-                raise OSError(_ERRNO[code], str(error), str(self.path)) from error
-            raise
-
 
 def _encoded(found: Found) -> bytes:
     """Return a length of two bytes, a header of JSON, and the features' bytes under zstd."""
@@ -342,13 +313,6 @@ def _footprint(value: bytes) -> int:
     return (2 + len(value) // (_PAGE_BYTES - 64)) * _PAGE_BYTES
 
 
-@contextlib.contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    with connection:  # commits, or rolls back when something is raised
-        yield
-
-
 def _delete(connection: sqlite3.Connection, ids: Sequence[int]) -> None:
     for some in _parts(ids):
         for table in ("entries", "contents"):
@@ -371,17 +335,3 @@ def _pages(connection: sqlite3.Connection) -> int:
 def _used_pages(connection: sqlite3.Connection) -> int:
     free = int(connection.execute("PRAGMA freelist_count").fetchone()[0])
     return _pages(connection) - free
-
-
-def _primary_code(error: sqlite3.Error) -> int | None:
-    """Return SQLite's primary result code (the low byte of an extended one), if it is SQLite's."""
-    code: int | None = getattr(error, "sqlite_errorcode", None)
-    return None if code is None else code & 0xFF
-
-
-def _is_corruption(error: sqlite3.Error) -> bool:
-    """Whether the file's content is to blame: its statements being fixed, all else is outside."""
-    code = _primary_code(error)
-    if code == sqlite3.SQLITE_READONLY == getattr(error, "sqlite_errorcode", None):
-        return True  # the file was just opened for writing, so its header says so
-    return code is not None and code not in _BUSY and code not in _ERRNO

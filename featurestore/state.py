@@ -16,18 +16,19 @@ import sqlite3
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
+from featurestore import sqlite
 from featurestore.errors import Conflict
 
 SCHEMA_VERSION = 1
 CACHE_MARKER = ".featurestore.json"  # the file by which a folder is known as a cache root
 RACY_S = 2  # the coarsest time stamp in use: FAT's
 _ATTEMPTS = 3
-_TIMEOUT_S = 30.0
+_TIMEOUT_S = sqlite.TIMEOUT_S
 _PATHS_PER_QUERY = 1000
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS digests (
@@ -36,15 +37,6 @@ CREATE TABLE IF NOT EXISTS digests (
 CREATE TABLE IF NOT EXISTS notes (key TEXT PRIMARY KEY, value BLOB, seal BLOB) WITHOUT ROWID;
 """
 _COLUMNS = "path, size, mtime_ns, inode, sha256, seal"
-_BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
-_ERRNO = {
-    sqlite3.SQLITE_NOMEM: errno.ENOMEM,
-    sqlite3.SQLITE_FULL: errno.ENOSPC,
-    sqlite3.SQLITE_READONLY: errno.EROFS,
-    sqlite3.SQLITE_CANTOPEN: errno.EACCES,
-    sqlite3.SQLITE_PERM: errno.EACCES,
-    sqlite3.SQLITE_IOERR: errno.EIO,
-}
 
 T = TypeVar("T")
 
@@ -214,20 +206,19 @@ class StateFile:
         sealed = [(*row, _seal(*row)) for row in rows]
 
         def transaction(connection: sqlite3.Connection) -> None:
-            connection.execute("BEGIN IMMEDIATE")
-            with connection:  # commits, or rolls back when something is raised
+            with sqlite.transaction(connection):
                 connection.executemany(statement, sealed)
 
         self._run(transaction)
 
     def _run(self, action: Callable[[sqlite3.Connection], T]) -> T:
-        with self._lock, self._own_errors():
+        with self._lock, sqlite.own_errors(self.path, timeout_s=_TIMEOUT_S):
             try:
                 return action(self._open())
             except UnicodeDecodeError:
                 self._set_aside()  # of SQLite's message about a damaged schema
             except sqlite3.DatabaseError as error:
-                if not _is_corruption(error):
+                if not sqlite.is_corruption(error):
                     raise
                 self._set_aside()
             return action(self._open())
@@ -259,11 +250,7 @@ class StateFile:
         return connection
 
     def _connect(self) -> sqlite3.Connection:
-        # isolation_level None: transactions begin where this file says so and nowhere else.
-        self._connection = sqlite3.connect(
-            self.path, timeout=_TIMEOUT_S, isolation_level=None, check_same_thread=False
-        )
-        self._connection.text_factory = bytes  # a damaged type must not raise while it is decoded
+        self._connection = sqlite.connect(self.path, timeout_s=_TIMEOUT_S)
         return self._connection
 
     def _disconnect(self) -> None:
@@ -281,35 +268,6 @@ class StateFile:
             os.replace(self.path, aside)
         for suffix in ("-wal", "-shm"):  # there, if the damage made the header say WAL
             self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
-
-    @contextlib.contextmanager
-    def _own_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            code = _primary_code(error)
-            if code in _BUSY:
-                raise Conflict(
-                    f"{self.path}: another process has held it for {_TIMEOUT_S:.0f} s",
-                    next_step="end that process or wait for it, then run the same command again",
-                ) from error
-            if code in _ERRNO:
-                raise OSError(_ERRNO[code], str(error), str(self.path)) from error
-            raise
-
-
-def _primary_code(error: sqlite3.Error) -> int | None:
-    """Return SQLite's primary result code (the low byte of an extended one), if it is SQLite's."""
-    code: int | None = getattr(error, "sqlite_errorcode", None)
-    return None if code is None else code & 0xFF
-
-
-def _is_corruption(error: sqlite3.Error) -> bool:
-    """Whether the file's content is to blame: its statements being fixed, all else is outside."""
-    code = _primary_code(error)
-    if code == sqlite3.SQLITE_READONLY == getattr(error, "sqlite_errorcode", None):
-        return True  # the file was just opened for writing, so its header says so
-    return code is not None and code not in _BUSY and code not in _ERRNO
 
 
 def _seal(*row: object) -> bytes:
