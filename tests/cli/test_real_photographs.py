@@ -41,3 +41,8 @@ def test_cats_and_dogs_are_told_apart_from_the_cache(tmp_path, capsys):
     _, trained = fs_json(capsys, "train", "photos", "--head", "logistic", *cache)
     # All 2,000 training photographs give 0.968 on 1,000; chance is 0.5.
     assert trained["metrics"]["test"]["accuracy"] >= 0.9
+    exact = trained["metrics"]["test"]["accuracy"]
+    for head in ("linear-svm", "sgd", "knn", "nearest-centroid"):
+        _, other = fs_json(capsys, "train", "photos", "--head", head, *cache)
+        accuracy = other["metrics"]["test"]["accuracy"]
+        assert accuracy >= (exact - 0.03 if head in ("linear-svm", "sgd") else 0.85), head

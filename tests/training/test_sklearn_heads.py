@@ -1,5 +1,8 @@
 """The named heads of scikit-learn: the conformance suite, and what is each one's own."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from sklearn.svm import LinearSVC
@@ -78,19 +81,37 @@ def some_of_each(rows, counts):
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
-def test_svm_is_that_of_the_features_as_they_are(n_classes):
+@pytest.mark.parametrize("mostly_zero", [True, False])
+def test_svm_is_that_of_the_features_as_they_are(n_classes, mostly_zero):
     train = blobs(90, n_classes=n_classes, distance=0.5)
+    if not mostly_zero:
+        train.features[:] += 300
+    else:
+        train.features[:, 0] = 0
     head = fit("linear-svm", train, n_classes, c=1.0)
-    (inner,) = head.model_.calibrated_classifiers_
+    (calibrated,) = head.model_.calibrated_classifiers_
     X = flat(train)
+    centred = X if mostly_zero else X - X.mean(axis=0)
     variance = X.var(axis=0).sum()
-    assert inner.estimator.C * variance == pytest.approx(1.0)
-    scaled = LinearSVC(C=1.0, random_state=0).fit(X / np.sqrt(variance), train.labels)
+    assert calibrated.estimator.C * variance == pytest.approx(1.0)
+    scaled = LinearSVC(C=1.0, random_state=0).fit(centred / np.sqrt(variance), train.labels)
     np.testing.assert_allclose(
-        inner.estimator.decision_function(X),
-        scaled.decision_function(X / np.sqrt(variance)),
+        calibrated.estimator.decision_function(X),
+        scaled.decision_function(centred / np.sqrt(variance)),
         atol=5e-3,  # liblinear stops at 1e-4 of its first gradient
     )
+
+
+def test_svm_bears_features_far_from_zero():
+    near = blobs(300, n_classes=2, distance=0.4, dtype="float32")
+    far = MemoryRows(near.features + 1000, near.labels)
+    heads = fit("linear-svm", near), fit("linear-svm", far)
+    assert heads[1].notes_ == ()
+    predicted = [
+        head.predict_proba(rows.features).argmax(axis=1)
+        for head, rows in zip(heads, (near, far), strict=True)
+    ]
+    assert np.mean(predicted[0] == predicted[1]) > 0.97
 
 
 def test_svm_folds_are_drawn_by_the_seed():
@@ -221,3 +242,55 @@ def test_settings_out_of_range_are_named(head, fields):
     (field,) = fields
     with pytest.raises(InvalidInput, match=f"head {head}, {field}: expected"):
         build_settings(head, fields)
+
+
+PEAK = """
+import json, resource, sys
+import numpy as np
+import sklearn.ensemble, sklearn.svm
+from featurestore.testing.heads import MemoryRows
+from featurestore.training.contract import FitOptions
+from featurestore.training.heads import build_settings, create_head
+
+rows, columns = 3000, 4096
+name, fields = sys.argv[1], json.loads(sys.argv[2])
+
+
+class Drawn(MemoryRows):
+    feature_shape = (columns,)
+
+    def read(self, start, stop):
+        noise = np.random.default_rng(start).normal(size=(stop - start, columns))
+        return (noise + self.labels[start:stop, None] / 10).astype(np.float16)
+
+
+train = Drawn(np.empty((0, columns)), np.arange(rows) % 2)
+head = create_head(build_settings(name, fields))
+train.read(0, 512)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+head.fit(train, None, options=FitOptions(n_classes=2, memory_bytes=10**12))
+grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+print(grown, head.needed_bytes(rows, columns, n_classes=2))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has other units elsewhere")
+@pytest.mark.parametrize(
+    ("head", "fields"),
+    [
+        ("linear-svm", '{"max_iter": 20}'),
+        ("knn", "{}"),
+        ("random-forest", '{"trees": 20}'),
+        ("gradient-boosting", '{"trees": 3}'),
+        ("gradient-boosting", '{"trees": 3, "max_bins": 255, "max_leaves": 31}'),
+        ("nearest-centroid", "{}"),
+    ],
+)
+def test_stated_memory_is_enough_and_not_far_too_much(head, fields):
+    arguments = [sys.executable, "-W", "ignore", "-c", PEAK, head, fields]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    grown, stated = map(int, done.stdout.split())
+    # Pages that lay free before, and the allocator's, are not the fit's.
+    assert grown < stated + 16 * 2**20
+    assert stated < 3 * grown
