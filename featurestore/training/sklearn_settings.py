@@ -123,6 +123,11 @@ class RandomForestSettings:
 class GradientBoostingSettings:
     """Histogram gradient boosting, without early stopping.
 
+    The defaults are for thousands of columns. On 2,000 x 8,192 VGG16 features they take 14 s of one
+    core and reach 0.957 of the test split; 31 leaves, scikit-learn's default, take 20 s and 63 bins
+    23 s, for 0.950 and 0.954. On a busy machine OpenMP's threads wait for each other by spinning:
+    46 s on two shared cores, 16 s with ``OMP_WAIT_POLICY=passive``.
+
     Parameters
     ----------
     trees
