@@ -112,7 +112,7 @@ def stored_settings(name: str, fields: Mapping[str, object]) -> HeadSettings:
         # Whether this scikit-learn has a class is asked when its model is loaded: a run of another
         # version can still be listed.
         return _with_fields(name, fields)
-    except (InvalidInput, TypeError) as error:
+    except (InvalidInput, TypeError, OverflowError) as error:
         raise IntegrityError(f"stored settings of head {name!r}: {error}") from error
 
 

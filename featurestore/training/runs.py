@@ -36,6 +36,12 @@ from featurestore.names import nfc
 from featurestore.stores import durable
 from featurestore.training.contract import Head, HeadSettings
 from featurestore.training.heads import create_head, stored_settings
+from featurestore.training.run_record import (
+    check_record,
+    parse_record,
+    predictions_name,
+    upgraded_from_1,
+)
 
 if TYPE_CHECKING:  # it loads scikit-learn, which a list of runs does without
     from featurestore.training.evaluation import Metrics, Predictions
@@ -43,7 +49,6 @@ if TYPE_CHECKING:  # it loads scikit-learn, which a list of runs does without
 RUN_FORMAT_VERSION = 2
 _RECORD = "run.json"
 _TRAIN_AGAIN = "fs train"
-_ADDED_IN_2 = {"shuffled_labels": False, "chosen": {}}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -182,7 +187,7 @@ class Run:
         """
         from featurestore.training.evaluation import Predictions
 
-        name = _predictions_name(split)
+        name = predictions_name(split)
         if name not in self.files:
             raise NotFound(
                 f"run {self.id} has no predictions for split {split!r}: "
@@ -238,7 +243,7 @@ def write_run(run: Run, head: Head, predictions: Mapping[str, Predictions]) -> R
         head.save(temporary / f"model{head.suffix}")
         for split, found in predictions.items():
             np.savez_compressed(
-                temporary / _predictions_name(split),
+                temporary / predictions_name(split),
                 sample_ids=np.array([str(name) for name in found.sample_ids], dtype=np.str_),
                 labels=found.labels,
                 probabilities=found.probabilities,
@@ -271,44 +276,46 @@ def load_run(path: Path) -> Run:
         Its record is damaged.
     """
     record = path / _RECORD
+    remove = f"fs rm {path.name}"
     try:
-        fields = json.loads(record.read_bytes())
-        version = fields.pop("format_version")
+        fields = parse_record(record.read_bytes())
     except FileNotFoundError as error:
         raise NotFound(f"no run in {path}: it has no {_RECORD}") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise IntegrityError(
-            f"{record} is not the record of a run: {error!r}", next_step=f"fs rm {path.name}"
+            f"{record} is not the record of a run: {error}", next_step=remove
         ) from error
-    if not isinstance(version, int) or version > RUN_FORMAT_VERSION:
+    version = fields.pop("format_version", None)
+    if isinstance(version, int) and version > RUN_FORMAT_VERSION:
         raise Conflict(
-            f"{record}: expected format version at most {RUN_FORMAT_VERSION}, found {version!r}",
+            f"{record}: expected format version at most {RUN_FORMAT_VERSION}, found {version}",
             next_step=UPGRADE,
         )
     try:
+        if version not in range(1, RUN_FORMAT_VERSION + 1):
+            raise ValueError(f"format_version: expected a whole number from 1, found {version!r}")
         if version == 1:
-            fields |= _ADDED_IN_2
-        features = fields["features"]
-        return Run(
-            **fields
+            fields = upgraded_from_1(fields)
+        check_record(fields)
+        settings = stored_settings(fields["head"], fields["settings"])
+    except (ValueError, IntegrityError) as error:
+        problem = error.message if isinstance(error, IntegrityError) else str(error)
+        raise IntegrityError(f"{record}: {problem}", next_step=remove) from error
+    features = fields["features"]
+    fields |= {
+        "id": path.name,
+        "path": path,
+        "settings": settings,
+        "features": TrainedOn(
+            **features
             | {
-                "id": path.name,
-                "path": path,
-                "settings": stored_settings(fields["head"], fields["settings"]),
-                "features": TrainedOn(
-                    **features
-                    | {
-                        "class_names": tuple(features["class_names"]),
-                        "feature_shape": tuple(features["feature_shape"]),
-                    }
-                ),
-                "notes": tuple(fields["notes"]),
+                "class_names": tuple(features["class_names"]),
+                "feature_shape": tuple(features["feature_shape"]),
             }
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise IntegrityError(
-            f"{record} lacks or adds fields of a run: {error}", next_step=f"fs rm {path.name}"
-        ) from error
+        ),
+        "notes": tuple(fields["notes"]),
+    }
+    return Run(**fields)
 
 
 class FoundRuns(NamedTuple):
@@ -401,10 +408,6 @@ def _run_paths(cache: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def _predictions_name(split: str) -> str:
-    return f"probabilities-{split}.npz"
 
 
 def _json(fields: Mapping[str, object]) -> bytes:

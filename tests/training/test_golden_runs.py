@@ -5,12 +5,14 @@ Those of format 1 were written by the last commit of that format, with its own c
 today's code has written proves nothing about yesterday's.
 """
 
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from featurestore.errors import IntegrityError
 from featurestore.testing.heads import blobs
 from featurestore.training.runs import RUN_FORMAT_VERSION, find_run, list_runs, load_run
 from featurestore.training.settings import LogisticSettings
@@ -47,6 +49,20 @@ def test_settings_added_since_take_the_value_that_was_meant_then():
     assert load_run(GOLDEN / "format1-logistic").settings == LogisticSettings(c=3.0)
     changed = load_run(GOLDEN / "format1-dense").changed_settings()
     assert changed == {"units": 4, "epochs": 2}
+
+
+def test_dense_head_of_before_it_could_scale_did_not(tmp_path):
+    shutil.copytree(GOLDEN / "format1-dense", tmp_path / "run")
+    record = tmp_path / "run" / "run.json"
+    fields = json.loads(record.read_text())
+    del fields["settings"]["scaled"]
+    record.write_text(json.dumps(fields))
+    assert load_run(tmp_path / "run").changed_settings() == {
+        "units": 4, "epochs": 2, "scaled": False,
+    }  # fmt: skip
+    record.write_text(json.dumps(fields | {"settings": None}))
+    with pytest.raises(IntegrityError, match="settings: expected a JSON object"):
+        load_run(tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -138,12 +138,127 @@ def test_damaged_record_is_refused(run, content):
         load_run(run.path)
 
 
+FIELDS = [
+    "id", "created", "head", "settings", "seed", "shuffled_labels", "features", "metrics",
+    "history", "chosen", "notes", "versions", "seconds", "files", "format_version",
+]  # fmt: skip
+FEATURES = [
+    "name", "fingerprint", "manifest_fingerprint", "recipe_fingerprint", "recipe", "class_names",
+    "feature_shape", "rows",
+]  # fmt: skip
+
+WRONG = ("dropped", None, [], {}, "text", 1.5, True, [None], {"train": None})
+# Of these, what a run may well hold: text, an object of anything, a list without a note.
+OBJECTS = ("settings", "metrics", "history", "chosen", "versions", "recipe", "rows")
+ALLOWED = [
+    *((f"{name}fingerprint", "text") for name in ("", "manifest_", "recipe_")),
+    *((name, "text") for name in ("id", "name")),
+    *((name, {}) for name in OBJECTS),
+    *((name, {"train": None}) for name in ("metrics", "chosen", "recipe")),
+    ("shuffled_labels", True),
+    ("notes", []),
+    ("format_version", True),  # it equals 1
+]
+
+
+def test_the_fields_above_are_those_of_a_record(run):
+    record = json.loads((run.path / "run.json").read_text())
+    assert sorted(record) == sorted(FIELDS)
+    assert sorted(record["features"]) == sorted(FEATURES)
+
+
+@pytest.mark.parametrize("name", [*FIELDS, *(f"features.{name}" for name in FEATURES)])
+def test_a_record_without_a_field_or_with_another_type_in_it_is_refused(run, tmp_path, name):
+    record = run.path / "run.json"
+    whole = record.read_text()
+    field = name.removeprefix("features.")
+    for value in (value for value in WRONG if (field, value) not in ALLOWED):
+        fields = json.loads(whole)
+        holder = fields if field == name else fields["features"]
+        if value == "dropped":
+            del holder[field]
+        else:
+            holder[field] = value
+        record.write_text(json.dumps(fields))
+        found = read_runs(tmp_path)
+        assert found.runs == [], (name, value)
+        (problem,) = found.problems
+        assert isinstance(problem, IntegrityError)
+        assert field in problem.message and str(record) in problem.message
+        assert problem.next_step == f"fs rm {run.id}"
+    record.write_text(whole)
+    assert read_runs(tmp_path) == ([run], [])
+
+
 @pytest.mark.parametrize(
-    "changes", [{"head": "nope"}, {"settings": {"c": -1.0}}, {"settings": {"units": 3}}]
+    "changes",
+    [
+        {"metrics": {"test": {"accuracy": "0.9"}}},
+        {"metrics": {"holdout": None}},
+        {"history": {"train_loss": []}},
+        {"history": {"train_loss": 0.5}},
+        {"seconds": {"total": 1.0}},
+        {"seconds": {"fit": 10**400}},
+        {"created": "yesterday"},
+        {"seed": -1},
+        {"other": 1},
+        {"format_version": 0},
+    ],
+)
+def test_values_that_no_run_writes_are_refused(run, changes):
+    edit(run, **changes)
+    with pytest.raises(IntegrityError, match=next(iter(changes))):
+        load_run(run.path)
+
+
+def test_numbers_that_are_no_json_are_refused(run):
+    record = run.path / "run.json"
+    whole = record.read_text()
+    for number in ("NaN", "Infinity", "1e999"):
+        record.write_text(whole.replace('"seed": 5', f'"seed": {number}'))
+        with pytest.raises(IntegrityError, match=r"run\.json"):
+            load_run(run.path)
+
+
+def test_metrics_of_a_split_without_rows_are_refused(run):
+    features = json.loads((run.path / "run.json").read_text())["features"]
+    edit(run, features=features | {"rows": {"train": 40}})
+    with pytest.raises(IntegrityError, match="of validation, test, of which"):
+        load_run(run.path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/dev/stdin", "../other/model.skops", "model.pkl", "model.", "probabilities-holdout.npz"],
+)
+def test_a_file_name_that_no_run_has_is_refused(run, name):
+    digest = "0" * 64
+    for files in ({**run.files, name: digest}, {name: digest}):
+        edit(run, files=files)
+        with pytest.raises(IntegrityError, match="files: expected SHA-256 of one of model"):
+            load_run(run.path)
+
+
+@pytest.mark.parametrize("files", [{}, {"model.keras": "0" * 64}, {"model.skops": "x"}])
+def test_a_run_has_exactly_one_model_and_digests(run, files):
+    edit(run, files={**run.files, **files} if files else {})
+    with pytest.raises(IntegrityError, match="files: expected SHA-256"):
+        load_run(run.path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"head": "nope"},
+        {"settings": {"c": -1.0}},
+        {"settings": {"c": "1"}},
+        {"settings": {"c": 10**400}},
+        {"settings": {"units": 3}},
+    ],
 )
 def test_settings_of_no_head_are_refused(run, changes):
     edit(run, **changes)
-    with pytest.raises(IntegrityError, match="settings"):
+    with pytest.raises(IntegrityError, match=r"run\.json: stored settings"):
         load_run(run.path)
 
 
