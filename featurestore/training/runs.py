@@ -140,7 +140,13 @@ class Run:
         }
 
     def damages(self) -> dict[str, str]:
-        """Read every file and return what is wrong with each that is not the one written."""
+        """Read every file and return what is wrong with each that is not the one written.
+
+        Raises
+        ------
+        NotFound
+            The whole run is gone.
+        """
         found = {}
         for name in self.files:
             try:
@@ -167,6 +173,8 @@ class Run:
         ------
         IntegrityError
             The model file is gone, is not the one that was written, or is no model of this head.
+        NotFound
+            The whole run is gone.
         """
         head = create_head(self.settings)
         return head.load(
@@ -181,7 +189,7 @@ class Run:
         Raises
         ------
         NotFound
-            The run has no rows of that split.
+            The run has no rows of that split, or is gone.
         IntegrityError
             The file is gone or is not the one that was written.
         """
@@ -202,6 +210,10 @@ class Run:
         try:
             found = sha256_file(path)
         except OSError as error:
+            if not self.path.exists():
+                raise NotFound(
+                    f"run {self.id} is gone: another process has removed it", next_step="fs runs"
+                ) from error
             raise IntegrityError(
                 f"run {self.id}: {path} cannot be read: {error}", next_step=_TRAIN_AGAIN
             ) from error

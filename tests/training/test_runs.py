@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 from datetime import UTC, datetime
 
 import numpy as np
@@ -101,6 +102,13 @@ def test_missing_model_is_refused(run):
     (run.path / "model.skops").unlink()
     with pytest.raises(IntegrityError, match="cannot be read"):
         load_run(run.path).load_head()
+
+
+def test_run_that_was_removed_meanwhile_is_not_called_damaged(run):
+    shutil.rmtree(run.path)
+    for read in (run.load_head, run.damages, lambda: run.predictions("test")):
+        with pytest.raises(NotFound, match=f"run {run.id} is gone"):
+            read()
 
 
 def test_model_of_another_run_is_refused(run, tmp_path):
