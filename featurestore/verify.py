@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from featurestore.catalogue import Record, checksums_path
-from featurestore.datasets import ScanOptions, scan_dataset
 from featurestore.digests import sha256_file, sha256_hex
 from featurestore.embedding.commit import content_digest, store_files
 from featurestore.errors import IntegrityError, InvalidInput
@@ -18,6 +17,7 @@ from featurestore.features import Split, open_record
 from featurestore.images import UnreadableImage, decode_image
 from featurestore.manifest import Manifest, ManifestSplit
 from featurestore.recipe import Recipe
+from featurestore.source_images import SourceImageMissing, SourceImages
 
 # Relative L2 distance that a recomputed row may have from the stored one. Measured on VGG16,
 # bfloat16 lies within 0.02 of float32 (docs/precision.md); float16 storage within 0.0005.
@@ -127,18 +127,12 @@ def _recompute(
     record: Record, count: int, seed: int, network: Callable[[Recipe], EmbedsBatches]
 ) -> np.ndarray:
     recipe = record.recipe
-    source = Path(str(record.provenance["source"]))
-    if not source.exists():
+    source = SourceImages(record)
+    if not source.dataset.exists():
         raise InvalidInput(
-            f"the dataset of {record.name} is no longer at {source}",
+            f"the dataset of {record.name} is no longer at {source.dataset}",
             next_step="verify without --recompute, or put the dataset back",
         )
-    split = record.provenance.get("split")
-    options = ScanOptions(
-        split=str(split) if split else None, seed=int(str(record.provenance.get("seed") or 0))
-    )
-    scan = scan_dataset(source, options=options)
-    paths = {entry.sample_id: Path(entry.path) for entry in scan.entries}
     backbone = network(recipe)
     distances = []
     with open_record(record) as features:
@@ -150,7 +144,7 @@ def _recompute(
         ]
         parts = {name: features[name] for name in features.splits}
         images = (
-            np.stack([_read_image(parts[name], row, paths, recipe) for name, row in group])
+            np.stack([_read_image(parts[name], row, source, recipe) for name, row in group])
             for group in groups
         )
         for group, fresh in zip(groups, backbone.embed_stream(images), strict=True):
@@ -173,20 +167,17 @@ def _distance(stored: np.ndarray, computed: np.ndarray) -> float:
     return float(np.linalg.norm(computed.astype(np.float64) - expected)) / scale
 
 
-def _read_image(part: Split, row: int, paths: dict[str, Path], recipe: Recipe) -> np.ndarray:
+def _read_image(part: Split, row: int, source: SourceImages, recipe: Recipe) -> np.ndarray:
     sample_id, digest = str(part.sample_ids[row]), part.sha256[row].tobytes().hex()
-    path = paths.get(sample_id)
     try:
-        content = path.read_bytes() if path is not None else b""
-        if sha256_hex(content) != digest:
-            raise InvalidInput(
-                f"image {sample_id} is not the one that was embedded: expected digest "
-                f"{digest[:12]}, found {sha256_hex(content)[:12]}",
-                next_step="embed the dataset again, then verify",
-            )
+        content = source.read(sample_id, sha256=digest)
         return decode_image(content, size=recipe.size, interpolation=recipe.interpolation)
-    except (OSError, MemoryError, UnreadableImage) as error:
+    except SourceImageMissing as error:
         raise InvalidInput(
-            f"image {sample_id} cannot be read again: {error}",
-            next_step="verify without --recompute, or put the image back",
+            error.message, next_step="embed the dataset again, then verify; or put the image back"
+        ) from error
+    except (MemoryError, UnreadableImage) as error:
+        raise InvalidInput(
+            f"image {sample_id} cannot be decoded again: {error}",
+            next_step="verify without --recompute",
         ) from error

@@ -13,11 +13,10 @@ from pathlib import Path
 from PIL import Image
 
 from featurestore.catalogue import Record
-from featurestore.datasets import ScanOptions, scan_dataset
-from featurestore.digests import sha256_hex
-from featurestore.errors import FeatureStoreError, NotFound
+from featurestore.errors import NotFound
 from featurestore.features import open_record
-from featurestore.images import HEAD_BYTES, UnreadableImage, check_readable, decode_thumbnail
+from featurestore.images import UnreadableImage, decode_thumbnail
+from featurestore.source_images import SourceImageMissing, SourceImages
 
 _LONGEST_SIDE = 160
 _QUALITY = 78
@@ -52,9 +51,8 @@ class Photographs:
 
     def __init__(self, record: Record, folder: Path | None = None) -> None:
         self.record = record
-        self._source = folder or Path(str(record.provenance.get("source", "")))
+        self._images = SourceImages(record, folder)
         self._digests: dict[str, dict[str, str]] = {}
-        self._scanned: dict[str, Path] | None = None
 
     def find(self, split: str, sample_id: str) -> Photograph:
         """Return the thumbnail of one sample.
@@ -67,21 +65,10 @@ class Photographs:
             Its store is missing or damaged.
         """
         digest = self._digest(split, sample_id)
-        if not self._source.exists():
-            return _missing("the dataset is no longer where it was")
-        # Where names are plain the file lies at its id. Only where it does not (another Unicode
-        # form, a link, another spelling of a split) is the whole dataset listed, once.
-        root = self._source if self._source.is_dir() else self._source.parent
-        content, problem = _read(root / sample_id)
-        if content is None or sha256_hex(content) != digest:
-            path = self._scan().get(sample_id)
-            if path is not None and path != root / sample_id:
-                content, problem = _read(path)
-        if content is None:
-            return _missing(problem)
-        if sha256_hex(content) != digest:
-            return _missing("the file has changed since it was embedded")
-        return _thumbnail(content)
+        try:
+            return _thumbnail(self._images.read(sample_id, sha256=digest))
+        except SourceImageMissing as error:
+            return Photograph(None, missing=error.reason)
 
     def _digest(self, split: str, sample_id: str) -> str:
         if split not in self._digests:
@@ -98,44 +85,12 @@ class Photographs:
             )
         return self._digests[split][sample_id]
 
-    def _scan(self) -> dict[str, Path]:
-        if self._scanned is None:
-            provenance = self.record.provenance
-            split = provenance.get("split")
-            options = ScanOptions(
-                split=str(split) if split else None, seed=int(str(provenance.get("seed") or 0))
-            )
-            try:
-                entries = scan_dataset(self._source, options=options).entries
-            except FeatureStoreError:
-                entries = ()  # no longer the dataset it was: its images are missing
-            self._scanned = {entry.sample_id: Path(entry.path) for entry in entries}
-        return self._scanned
-
-
-def _missing(reason: str) -> Photograph:
-    return Photograph(None, missing=reason)
-
-
-def _read(path: Path) -> tuple[bytes | None, str]:
-    try:
-        if not path.is_file():  # reading a pipe would wait for its writer
-            return None, "the file is gone"
-        with path.open("rb") as stream:
-            check_readable(stream.read(HEAD_BYTES), size_bytes=path.stat().st_size)
-            stream.seek(0)
-            return stream.read(), ""
-    except UnreadableImage as error:
-        return None, f"the file has changed since it was embedded: {error.reason}"
-    except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
-        return None, f"the file cannot be read: {getattr(error, 'strerror', None) or error}"
-
 
 def _thumbnail(content: bytes) -> Photograph:
     try:
         pixels = decode_thumbnail(content, longest=_LONGEST_SIDE)
     except UnreadableImage as error:
-        return _missing(f"the image cannot be decoded: {error.reason}")
+        return Photograph(None, missing=f"the image cannot be decoded: {error.reason}")
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=_QUALITY, optimize=True)
     height, width = pixels.shape[:2]

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from featurestore.catalogue import Record
-from featurestore.datasets import ScanOptions, scan_dataset
-from featurestore.digests import sha256_hex
-from featurestore.errors import FeatureStoreError, InvalidInput, NotFound
+from featurestore.errors import InvalidInput, NotFound
 from featurestore.features import open_record
 from featurestore.images import decode_image
+from featurestore.source_images import SourceImageMissing, SourceImages
 from featurestore.training.runs import Run
 
 BATCH = 32
@@ -46,10 +44,10 @@ class Samples:
     ) -> None:
         self._run = run
         self._record = record
-        self._dataset = photographs or Path(str(record.provenance.get("source", "")))
-        if not self._dataset.exists():
+        self._images = SourceImages(record, photographs)
+        if not self._images.dataset.exists():
             raise NotFound(
-                f"the photographs of {record.name} are not at {self._dataset}",
+                f"the photographs of {record.name} are not at {self._images.dataset}",
                 next_step=_ELSEWHERE,
             )
         rows = [(split, row) for split, many in run.features.rows.items() for row in range(many)]
@@ -89,36 +87,9 @@ class Samples:
                 yield np.stack(decoded), np.stack(probabilities)
 
     def _image(self, sample_id: str, digest: str) -> bytes:
-        """Return the bytes that were embedded.
-
-        They lie at the sample's id below the dataset. Only where they do not (another Unicode
-        form, another spelling of a split) is the whole dataset listed, once.
-        """
-        root = self._dataset if self._dataset.is_dir() else self._dataset.parent
-        found = []
-        for path in (root / sample_id, self._listed.get(sample_id)):
-            if path is None or not path.is_file():
-                continue
-            content = path.read_bytes()
-            found.append(sha256_hex(content))
-            if found[-1] == digest:
-                return content
-        state = f"found {found[0][:12]}" if found else "found no such file"
-        raise InvalidInput(
-            f"photograph {sample_id} of {self._record.name}, in {self._dataset}: expected the "
-            f"bytes that were embedded, SHA-256 {digest[:12]}, {state}",
-            next_step=_ELSEWHERE,
-        )
-
-    @cached_property
-    def _listed(self) -> dict[str, Path]:
-        provenance = self._record.provenance
-        split = provenance.get("split")
-        options = ScanOptions(
-            split=str(split) if split else None, seed=int(str(provenance.get("seed") or 0))
-        )
         try:
-            entries = scan_dataset(self._dataset, options=options).entries
-        except FeatureStoreError:
-            return {}  # no longer the dataset it was: what lies at its id is all there is
-        return {entry.sample_id: Path(entry.path) for entry in entries}
+            return self._images.read(sample_id, sha256=digest)
+        except SourceImageMissing as error:
+            raise InvalidInput(
+                f"a photograph of {self._record.name}: {error.message}", next_step=_ELSEWHERE
+            ) from error

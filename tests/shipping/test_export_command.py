@@ -299,5 +299,8 @@ class TestSamples:
         else:
             path.unlink()
         samples = Samples(found, record, count=41, photographs=tmp_path / "moved")
-        with pytest.raises(FeatureStoreError, match="expected the bytes that were embedded"):
+        expected = (
+            "has changed since it was embedded" if damage == "changed" else "the file is gone"
+        )
+        with pytest.raises(FeatureStoreError, match=rf"cats\.16\.jpg: .*{expected}"):
             list(samples.batches())
