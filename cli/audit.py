@@ -16,7 +16,7 @@ from featurestore.audit.run import DEFAULT_THRESHOLD, AuditOptions
 from featurestore.audit.run import audit as audit_set
 from featurestore.features import open_features
 from featurestore_cli.options import BytesType, cache_option, json_option
-from featurestore_cli.output import print_json, print_table, say
+from featurestore_cli.output import print_json, print_line, print_table, say
 
 _LEAKS = 1
 _NAMED = 8
@@ -123,10 +123,10 @@ def _fields(found: Audit) -> dict[str, object]:
 
 
 def _print(found: Audit) -> None:
-    click.echo(found.feature_set)
+    print_line(found.feature_set)
     rows = ", ".join(f"{split} {count:,}" for split, count in found.rows.items())
-    click.echo(f"  rows         {rows}")
-    click.echo(f"  fingerprint  {found.fingerprint[:16]}")
+    print_line(f"  rows         {rows}")
+    print_line(f"  fingerprint  {found.fingerprint[:16]}")
     _print_identical(found.identical)
     if found.near is not None:
         _print_near(found.near)
@@ -135,7 +135,7 @@ def _print(found: Audit) -> None:
 
 
 def _print_identical(found: Identical) -> None:
-    click.echo(
+    print_line(
         f"identical images: {_count(found.across, 'group')} across splits, "
         f"{found.within:,} within one; {found.disagreeing:,} under several labels"
     )
@@ -156,7 +156,7 @@ def _print_identical(found: Identical) -> None:
 
 
 def _print_near(found: NearDuplicates) -> None:
-    click.echo(
+    print_line(
         f"near duplicates, cosine {found.threshold:g} or more: "
         f"{_count(found.across, 'pair')} across splits, {found.within:,} within one; "
         f"{found.disagreeing:,} under two labels"
@@ -181,13 +181,13 @@ def _print_near(found: NearDuplicates) -> None:
         if found.next_similarity is None
         else f"; the next has cosine {found.next_similarity:.4f}"
     )
-    click.echo(f"  all {found.looked_at:,} pairs were compared{below}")
+    print_line(f"  all {found.looked_at:,} pairs were compared{below}")
     if found.zero_rows:
-        click.echo(f"  {_count(found.zero_rows, 'row')} of zeros: features without a direction")
+        print_line(f"  {_count(found.zero_rows, 'row')} of zeros: features without a direction")
 
 
 def _print_balance(found: Balance) -> None:
-    click.echo("classes:")
+    print_line("classes:")
     names = list(found.splits[0].counts)
     listed = names if len(names) <= _CLASSES else []
     print_table(
@@ -207,7 +207,7 @@ def _print_balance(found: Balance) -> None:
     )
     if found.p_value is not None and found.least_expected is not None:
         rough = ", rough: few rows of some class" if found.least_expected < 5 else ""
-        click.echo(
+        print_line(
             f"  class shares of splits differ by {100 * found.largest_difference:.1f} points "
             f"at most (chi-square p = {found.p_value:.2g}{rough})"
         )
@@ -215,7 +215,7 @@ def _print_balance(found: Balance) -> None:
 
 def _print_quarantine(reasons: tuple[Reason, ...]) -> None:
     total = sum(reason.count for reason in reasons)
-    click.echo(f"quarantine: {f'{total:,}' if total else 'none'}")
+    print_line(f"quarantine: {f'{total:,}' if total else 'none'}")
     if reasons:
         print_table(
             ["images", "split", "class", "reason"],
@@ -259,4 +259,4 @@ def _more(count: int, *, of: str = "") -> str:
 
 def _print_rest(count: int) -> None:
     if count > 0:
-        click.echo(f"  and {count:,} more (--show N)")
+        print_line(f"  and {count:,} more (--show N)")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from featurestore_cli.options import SizeType, json_option
-from featurestore_cli.output import print_fields, print_json, print_table
+from featurestore_cli.output import print_fields, print_json, print_line, print_table
 
 if TYPE_CHECKING:
     from featurestore.backbones.summary import BackboneSummary, Counts, LayerRow
@@ -62,7 +62,7 @@ def summary(
 def _print(described: BackboneSummary) -> None:
     height, width = described.size
     top = "with its top" if described.top else "without its top"
-    click.echo(
+    print_line(
         f"{described.backbone} at {height}x{width}, {top}; "
         f"default cut layer: {described.default_layer}"
     )
@@ -93,7 +93,7 @@ def _shape(shape: tuple[int | None, ...]) -> str:
 
 
 def _print_counts(title: str, counts: Counts) -> None:
-    click.echo(title)
+    print_line(title)
     print_fields(
         [
             ("  total parameters", f"{counts.total:,}"),

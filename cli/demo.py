@@ -10,7 +10,7 @@ import click
 from featurestore.demo import Demo, run_demo
 from featurestore.training.runs import Run
 from featurestore_cli.options import cache_option, json_option
-from featurestore_cli.output import print_json, print_table, say, say_quarantined
+from featurestore_cli.output import print_json, print_line, print_table, say, say_quarantined
 from featurestore_cli.progress import progress_for
 
 
@@ -50,11 +50,11 @@ def _print(result: Demo) -> None:
         right=["train", "validation", "test", "fit seconds"],
     )
     (pair,) = result.comparison.pairs
-    click.echo(pair.sentence)
-    click.echo(f"images    {result.folder}")
-    click.echo(f"features  {result.embedded.path}")
+    print_line(pair.sentence)
+    print_line(f"images    {result.folder}")
+    print_line(f"features  {result.embedded.path}")
     for run in result.runs:
-        click.echo(f"run       {run.path}")
+        print_line(f"run       {run.path}")
     say(f"next: fs show {result.embedded.feature_set}")
 
 

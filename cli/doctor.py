@@ -8,7 +8,7 @@ import click
 
 from featurestore.doctor import cache_health, devices, versions
 from featurestore_cli.options import cache_option, json_option
-from featurestore_cli.output import bytes_text, print_fields, print_json
+from featurestore_cli.output import bytes_text, print_fields, print_json, print_line
 
 _UNHEALTHY = 5
 
@@ -27,9 +27,9 @@ def doctor(cache: Path, *, as_json: bool) -> int:
         return _UNHEALTHY if problems else 0
     for title, fields in report.items():
         assert isinstance(fields, dict)
-        click.echo(f"{title}:")
+        print_line(f"{title}:")
         print_fields([(f"  {name}", _text(name, value)) for name, value in fields.items()])
-    click.echo("the cache has problems" if problems else "all is well")
+    print_line("the cache has problems" if problems else "all is well")
     return _UNHEALTHY if problems else 0
 
 
@@ -39,5 +39,5 @@ def _text(name: str, value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return "; ".join(map(str, value)) or "none"
+        return "; ".join(str(each).replace("\n  next: ", "; next: ") for each in value) or "none"
     return str(value)

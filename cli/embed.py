@@ -11,7 +11,7 @@ import click
 from featurestore.embedding.embed import embed as embed_dataset
 from featurestore.embedding.settings import EmbedResult, EmbedSettings
 from featurestore_cli.options import SizeType, cache_option, json_option
-from featurestore_cli.output import print_fields, print_json, say, say_quarantined
+from featurestore_cli.output import print_fields, print_json, print_line, say, say_quarantined
 from featurestore_cli.progress import progress_for
 
 
@@ -103,7 +103,7 @@ def _fields(result: EmbedResult) -> dict[str, object]:
 
 def _print(result: EmbedResult) -> None:
     speed = f" at {result.images_per_s:.1f} images/s" if result.images_per_s else ""
-    click.echo(result.feature_set)
+    print_line(result.feature_set)
     print_fields(
         [
             ("  rows", ", ".join(f"{split} {count}" for split, count in result.rows.items())),

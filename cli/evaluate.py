@@ -10,7 +10,7 @@ import click
 
 from featurestore.training.runs import Run, find_run
 from featurestore_cli.options import cache_option, json_option
-from featurestore_cli.output import print_fields, print_json, say
+from featurestore_cli.output import print_fields, print_json, print_line, say
 
 if TYPE_CHECKING:  # they load scikit-learn
     from featurestore.training.prediction_table import PredictionTable
@@ -114,7 +114,7 @@ def _print(run: Run, result: Reevaluation) -> None:
     again = result.reproduction
     if again is not None:
         told = "reproduced" if again.reproduced else "NOT reproduced"
-        click.echo(
+        print_line(
             f"recorded probabilities are {told}: largest difference "
             f"{again.largest_difference:.2g}, {again.changed} predictions changed"
         )

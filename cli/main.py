@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import click
 
 from featurestore.errors import Conflict, FeatureStoreError, InvalidInput
+from featurestore_cli.output import say_error
 
 # name: (module, attribute, one line of help). Modules are imported when their command runs, so
 # that `fs --help` and a no-op stay fast.
@@ -111,7 +112,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         click.echo("interrupted; what was staged is kept, run the same command again", err=True)
         return _INTERRUPTED
     except FeatureStoreError as error:
-        click.echo(f"error: {error}", err=True)
+        say_error(error)
         return error.exit_code
     except BrokenPipeError:
         # The reader of our output has gone (`fs ls | head`): nothing is left to say.
@@ -119,7 +120,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         failure = _of_system(error)
-        click.echo(f"error: {failure}", err=True)
+        say_error(failure)
         return failure.exit_code
     except Exception:
         traceback.print_exc()

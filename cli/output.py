@@ -1,4 +1,8 @@
-"""How results are printed: data on stdout, everything else on stderr."""
+"""How results are printed: data on stdout, everything else on stderr.
+
+Names and records come from anywhere. What is printed for a person is made `printable`, so that no
+escape sequence or line break in them reaches a terminal; JSON holds them as they are.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from featurestore.names import printable
+
 if TYPE_CHECKING:
     from featurestore.catalogue import Quarantined
+    from featurestore.errors import FeatureStoreError
 
 _WIDE = 10_000
 _SHOWN = 20
@@ -40,10 +47,12 @@ def print_table(
     from rich.table import Table
 
     terminal = sys.stdout.isatty()
+    columns, right, whole = (list(map(printable, names)) for names in (columns, right, whole))
+    cells = [[printable(str(cell)) for cell in row] for row in rows]
     console = Console(width=None if terminal else _WIDE, highlight=False, markup=False, emoji=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for at, column in enumerate(columns):
-        widest = max((len(str(row[at])) for row in rows), default=0)
+        widest = max((len(row[at]) for row in cells), default=0)
         table.add_column(
             column,
             justify="right" if column in right else "left",
@@ -51,8 +60,8 @@ def print_table(
             no_wrap=False,
             min_width=widest if column in whole else None,
         )
-    for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+    for row in cells:
+        table.add_row(*row)
     with console.capture() as capture:
         console.print(table, crop=False)
     for line in capture.get().splitlines():
@@ -63,12 +72,23 @@ def print_fields(fields: Sequence[tuple[str, object]]) -> None:
     """Print name and value pairs, one a line, names aligned."""
     width = max((len(name) for name, _ in fields), default=0)
     for name, value in fields:
-        click.echo(f"{name.ljust(width)}  {value}")
+        print_line(f"{name.ljust(width)}  {value}")
+
+
+def print_line(text: str) -> None:
+    """Print one line on stdout."""
+    click.echo(printable(text))
 
 
 def say(message: str) -> None:
     """Print a line for the person, on stderr."""
-    click.echo(message, err=True)
+    click.echo(printable(message), err=True)
+
+
+def say_error(error: FeatureStoreError) -> None:
+    """Print what failed and what to do next, on stderr; a message may have several lines."""
+    for line in f"error: {error}".split("\n"):
+        say(line)
 
 
 def say_quarantined(entries: Sequence[Quarantined], *, feature_set: str) -> int:

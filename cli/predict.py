@@ -13,7 +13,7 @@ import click
 from featurestore.datasets import files_below
 from featurestore.embedding.on_demand import OnDemandOptions
 from featurestore.errors import NotFound
-from featurestore.names import printable
+from featurestore.names import as_unicode
 from featurestore.online import DEFAULT_ONLINE_BYTES
 from featurestore.training.prediction_table import (
     Prediction,
@@ -141,7 +141,7 @@ def _table(
     def rows() -> Iterator[Prediction]:
         for each in found:
             label = None if each.label is None else names[each.label]
-            texts = (printable(str(each.path)), each.sha256, label, each.reason)
+            texts = (as_unicode(str(each.path)), each.sha256, label, each.reason)
             yield Prediction(texts, each.probabilities)
         for path, reason in refused:
             yield Prediction((path, None, None, reason), None)
@@ -168,7 +168,7 @@ class _Told:
     def watch(self, found: Iterable[Classified]) -> Iterator[Classified]:
         for done, each in enumerate(found, 1):
             if each.reason is not None:
-                self._skip(printable(str(each.path)), each.reason)
+                self._skip(as_unicode(str(each.path)), each.reason)
             elif each.origin is not None:
                 self._origins[each.origin] += 1
             yield each

@@ -12,7 +12,15 @@ import click
 from featurestore.errors import IntegrityError
 from featurestore.training.runs import Run, read_runs
 from featurestore_cli.options import cache_option, json_option
-from featurestore_cli.output import bytes_text, print_fields, print_json, print_table, say
+from featurestore_cli.output import (
+    bytes_text,
+    print_fields,
+    print_json,
+    print_line,
+    print_table,
+    say,
+    say_error,
+)
 
 _SPLITS = ("train", "validation", "test")
 _METRICS = (
@@ -78,7 +86,7 @@ def runs(
     elif not found.problems:
         say(f"no run in {cache}; next: fs train NAME --head logistic")
     for problem in found.problems:
-        say(f"error: {problem}")
+        say_error(problem)
     return min((problem.exit_code for problem in found.problems), default=0)
 
 
@@ -206,7 +214,7 @@ def _file_fields(path: Path, digest: str) -> dict[str, object]:
 
 def _print_run(run: Run, files: Mapping[str, Mapping[str, object]]) -> None:
     features = run.features
-    click.echo(run.id)
+    print_line(run.id)
     control = [("  control", "the labels of the training rows were shuffled")]
     print_fields(
         [
@@ -244,15 +252,15 @@ def _print_run(run: Run, files: Mapping[str, Mapping[str, object]]) -> None:
     )
     _section("recipe", features.recipe)
     _section("versions", run.versions)
-    click.echo("files:")
+    print_line("files:")
     for name, fields in files.items():
         size = fields["bytes"]
         shown = bytes_text(size) if isinstance(size, int) else "gone"
         flag = "  NOT AS WRITTEN" if "problem" in fields else ""
-        click.echo(f"  {name.ljust(27)} {shown.rjust(10)}  sha256 {fields['sha256']}{flag}")
-    click.echo(f"notes: {'none' if not run.notes else ''}".rstrip())
+        print_line(f"  {name.ljust(27)} {shown.rjust(10)}  sha256 {fields['sha256']}{flag}")
+    print_line(f"notes: {'none' if not run.notes else ''}".rstrip())
     for note in run.notes:
-        click.echo(f"  {note}")
+        print_line(f"  {note}")
 
 
 def _timings(seconds: Mapping[str, float]) -> list[tuple[str, object]]:
@@ -282,10 +290,10 @@ def _print_history(history: Mapping[str, list[float]]) -> None:
     if not history:
         return
     epochs = max(len(curve) for curve in history.values())
-    click.echo(f"history: {epochs} epochs")
+    print_line(f"history: {epochs} epochs")
     for name, curve in history.items():
         best = (max if name.endswith("accuracy") else min)(curve)
-        click.echo(
+        print_line(
             f"  {name.ljust(20)} {curve[0]:.4f} to {curve[-1]:.4f}, "
             f"best {best:.4f} in epoch {curve.index(best) + 1}"
         )
@@ -294,10 +302,10 @@ def _print_history(history: Mapping[str, list[float]]) -> None:
 def _section(title: str, fields: Mapping[str, object]) -> None:
     if not fields:
         return
-    click.echo(f"{title}:")
+    print_line(f"{title}:")
     width = max(map(len, fields))
     for name, value in fields.items():
-        click.echo(f"  {name.ljust(width)}  {_value_text(value)}")
+        print_line(f"  {name.ljust(width)}  {_value_text(value)}")
 
 
 def _value_text(value: object) -> str:
@@ -347,8 +355,8 @@ def rm(wanted: tuple[str, ...], cache: Path, *, dry_run: bool, as_json: bool) ->
         return
     verb = "would remove" if dry_run else "removed"
     for run in removals:
-        click.echo(f"{verb} run {run.id} ({bytes_text(run.size_bytes)})")
-    click.echo(f"{bytes_text(freed)} {'would be freed' if dry_run else 'freed'}")
+        print_line(f"{verb} run {run.id} ({bytes_text(run.size_bytes)})")
+    print_line(f"{bytes_text(freed)} {'would be freed' if dry_run else 'freed'}")
     for record in versions:
         size = bytes_text(record.stored_bytes)
         say(

@@ -9,7 +9,15 @@ import click
 
 from featurestore.catalogue import Catalogue, Record
 from featurestore_cli.options import cache_option, json_option
-from featurestore_cli.output import bytes_text, print_fields, print_json, print_table, say
+from featurestore_cli.output import (
+    bytes_text,
+    print_fields,
+    print_json,
+    print_line,
+    print_table,
+    say,
+    say_error,
+)
 
 
 def _rows_text(record: Record) -> str:
@@ -40,7 +48,7 @@ def ls(cache: Path, *, everything: bool, as_json: bool) -> int:
     elif not problems:
         say(f"no feature set in {cache}; next: fs embed DATASET")
     for problem in problems:
-        say(f"error: {problem}")
+        say_error(problem)
     return min((problem.exit_code for problem in problems), default=0)
 
 
@@ -120,7 +128,7 @@ def _show_set(record: Record, *, as_json: bool) -> None:
             }
         )
         return
-    click.echo(record.name)
+    print_line(record.name)
     logical = int(str(storage["logical_bytes"]))
     ratio = f" ({logical / record.stored_bytes:.1f} x smaller)" if record.stored_bytes else ""
     print_fields(
@@ -141,9 +149,9 @@ def _show_set(record: Record, *, as_json: bool) -> None:
     _section("provenance", provenance)
     for machine in machines if isinstance(machines, list) else []:
         _section("computed on", machine)
-    click.echo(f"quarantine: {len(record.quarantine) or 'none'}")
+    print_line(f"quarantine: {len(record.quarantine) or 'none'}")
     for entry in record.quarantine:
-        click.echo(f"  {entry.sample_id}: {entry.reason}")
+        print_line(f"  {entry.sample_id}: {entry.reason}")
 
 
 def _classes_text(names: tuple[str, ...], most: int = 10) -> str:
@@ -152,13 +160,13 @@ def _classes_text(names: tuple[str, ...], most: int = 10) -> str:
 
 
 def _section(title: str, fields: dict[str, object]) -> None:
-    click.echo(f"{title}:")
+    print_line(f"{title}:")
     for name, value in fields.items():
         if isinstance(value, dict):
             value = ", ".join(f"{key} {item}" for key, item in value.items())
         elif isinstance(value, list):
             value = " x ".join(map(str, value))
-        click.echo(f"  {name.ljust(16)} {'-' if value is None else value}")
+        print_line(f"  {name.ljust(16)} {'-' if value is None else value}")
 
 
 @click.command()
@@ -195,9 +203,9 @@ def verify(
     if as_json:
         print_json({"name": record.name, "fingerprint": record.fingerprint} | vars(result))
         return
-    click.echo(f"{record.name}: {result.files} files and {result.rows} rows are as committed")
+    print_line(f"{record.name}: {result.files} files and {result.rows} rows are as committed")
     if result.recomputed:
-        click.echo(
+        print_line(
             f"{result.recomputed} rows recomputed: largest relative distance "
             f"{result.largest_distance:.2g}, tolerance {result.tolerance:g}"
         )
@@ -253,5 +261,5 @@ def gc(cache: Path, *, staging: bool, dry_run: bool, as_json: bool) -> None:
     for item in garbage:
         verb = "kept" if item.kept is not None else "would remove" if dry_run else "removed"
         why = f"{item.reason}; {item.kept}" if item.kept is not None else item.reason
-        click.echo(f"{verb} {item.path} ({bytes_text(item.size_bytes)}): {why}")
-    click.echo(f"{bytes_text(freed)} {'would be freed' if dry_run else 'freed'}")
+        print_line(f"{verb} {item.path} ({bytes_text(item.size_bytes)}): {why}")
+    print_line(f"{bytes_text(freed)} {'would be freed' if dry_run else 'freed'}")

@@ -20,7 +20,7 @@ from featurestore.training.train import TrainOptions
 from featurestore.training.train import train as train_head
 from featurestore_cli.head_options import head_option, setting_options
 from featurestore_cli.options import BytesType, cache_option, json_option
-from featurestore_cli.output import print_fields, print_json, print_table, say
+from featurestore_cli.output import print_fields, print_json, print_line, print_table, say
 
 
 @click.command()
@@ -167,7 +167,7 @@ def _is_number(value: object) -> TypeGuard[float]:
 
 
 def _print(run: Run) -> None:
-    click.echo(run.id)
+    print_line(run.id)
     print_table(
         ["split", "rows", "accuracy", "log loss"],
         [

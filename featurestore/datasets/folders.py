@@ -22,7 +22,7 @@ from featurestore.datasets.entries import (
 )
 from featurestore.datasets.splitting import SplitFractions, assign_splits
 from featurestore.errors import InvalidInput
-from featurestore.names import is_unicode, nfc, printable
+from featurestore.names import as_unicode, is_unicode, nfc
 from featurestore.state import CACHE_MARKER
 
 _LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir", "icon\r"})
@@ -109,7 +109,7 @@ def _split_folders(root: Path, folders: list[str]) -> dict[str, str]:
     if splits and strays:
         raise InvalidInput(
             f"{root}: {some_of(sorted(splits.values()))} are splits, but "
-            f"{some_of([printable(name) for name in strays])} beside them are not",
+            f"{some_of([as_unicode(name) for name in strays])} beside them are not",
             next_step="move or rename them, so that all folders are splits or all are classes",
         )
     return splits
@@ -119,7 +119,7 @@ def _refuse_unsplit(root: Path, folders: list[str]) -> None:
     if not folders:
         raise InvalidInput(f"{root}: no folders of images in it\n{LAYOUTS}")
     raise InvalidInput(
-        f"{root}: {some_of([printable(name) for name in folders])} look like class folders, and "
+        f"{root}: {some_of([as_unicode(name) for name in folders])} look like class folders, and "
         f"nothing says how to split them\n{LAYOUTS}",
         next_step="add --split 0.7,0.15,0.15, or sort the classes into train, validation and test",
     )
@@ -143,7 +143,7 @@ def _scan_classes(
     for name in folders:
         if not is_unicode(name):
             raise InvalidInput(
-                f"{parent}: the name of the class folder {printable(name)!r} is not valid UTF-8",
+                f"{parent}: the name of the class folder {as_unicode(name)!r} is not valid UTF-8",
                 next_step="rename the folder",
             )
         label = nfc(name)
@@ -177,7 +177,7 @@ def _walk(top: str, top_id: str, label_and_split: tuple[str, str], found: _Found
                     pending.append((item.path, sample_id, above | {identity}))
             elif not is_unicode(sample_id):
                 reason = "file name is not valid UTF-8"
-                found.unreadable.append(Unreadable(printable(sample_id), reason))
+                found.unreadable.append(Unreadable(as_unicode(sample_id), reason))
             elif kind == "file":
                 found.entries.append(Entry(nfc(sample_id), item.path, label, split))
             else:
@@ -218,7 +218,7 @@ def _subfolders(folder: Path, root: Path) -> list[str]:
             if not os.path.exists(os.path.join(item.path, CACHE_MARKER)):
                 folders.append(item.name)
         elif item.name.lower().endswith(_IMAGE_SUFFIXES):
-            images.append(printable(item.name))
+            images.append(as_unicode(item.name))
     if images:
         where = "" if folder == root else f" of {root}"
         raise InvalidInput(

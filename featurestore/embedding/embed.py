@@ -36,7 +36,7 @@ from featurestore.executors.contract import DecodeSettings, EmbedsBatches
 from featurestore.executors.local import LocalExecutor
 from featurestore.locks import hold
 from featurestore.manifest import Manifest
-from featurestore.names import printable
+from featurestore.names import as_unicode
 from featurestore.recipe import Recipe
 from featurestore.state import StateFile
 from featurestore.stores.staging import Staging
@@ -225,7 +225,7 @@ class _Embedding:
                 compression=self.settings.compression,
                 quarantine=quarantine,
                 provenance={
-                    "source": printable(str(self.dataset.resolve())),
+                    "source": as_unicode(str(self.dataset.resolve())),
                     "weights": choice.weights_label,
                     "split": self.settings.split,
                     "seed": self.settings.seed if self.settings.split else None,

@@ -157,6 +157,23 @@ def test_unreadable_images_are_listed_on_stderr_and_in_the_output(copy, capsys):
     assert [each["probabilities"] is None for each in found["images"]].count(True) == 3
 
 
+def test_a_file_name_reaches_the_table_as_it_is_and_the_terminal_escaped(copy, capsys):
+    path = copy / "new" / "cats" / "\x1b[2J\nforged: line.jpg"
+    try:
+        path.write_bytes(b"")
+    except OSError:
+        pytest.skip("this system has no such file names")
+    capsys.readouterr()
+    predict(copy, path, "--weights", "random:0", expect=1)
+    captured = capsys.readouterr()
+    assert "\\x1b[2J\\nforged: line.jpg: empty file" in captured.err
+    assert "\x1b" not in captured.err
+    (row,) = csv.DictReader(io.StringIO(captured.out))
+    assert row["path"] == str(path)
+    predict(copy, path.with_name("\x1b[2J\nno.jpg"), expect=4)
+    assert "\x1b" not in capsys.readouterr().err
+
+
 def test_a_single_path_that_is_a_broken_link_is_unreadable_and_one_that_is_not_there_an_error(
     made, tmp_path, capsys
 ):

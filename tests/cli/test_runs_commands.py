@@ -11,7 +11,7 @@ from featurestore.features import open_features
 from featurestore.stores import durable
 from featurestore.testing.embedding import TinyChoice
 from featurestore.testing.images import write_image_folder
-from featurestore.training.runs import list_runs
+from featurestore.training.runs import read_runs
 from featurestore.training.settings import LogisticSettings
 from featurestore.training.train import TrainOptions, train
 from featurestore_cli.main import run
@@ -107,7 +107,7 @@ def test_runs_sort_by_what_is_better(made, capsys):
 
 
 def test_runs_without_the_metric_go_last_either_way(copy, capsys):
-    old = next(found for found in list_runs(copy) if found.seed == 1)
+    old = next(found for found in read_runs(copy).runs if found.seed == 1)
     edit(old, metrics={**old.metrics, "test": {"accuracy": 1.0, "log_loss": 0.1}})
     for reverse in ([], ["--reverse"]):
         arguments = ["runs", "--sort", "roc-auc", *reverse, "--cache", str(copy)]
@@ -134,7 +134,7 @@ def test_runs_of_an_empty_cache_say_what_to_do(tmp_path, capsys):
 
 
 def test_runs_tell_of_a_damaged_one_and_list_the_rest(copy, capsys):
-    torn = list_runs(copy)[0]
+    torn = read_runs(copy).runs[0]
     (torn.path / "run.json").write_text("{")
     code, found = fs_json(capsys, "runs", "--cache", str(copy))
     assert (code, len(found["runs"])) == (5, 2)
@@ -165,7 +165,7 @@ def test_show_prints_the_whole_run(made, cache, capsys):
 
 
 def test_show_sums_up_a_history(copy, capsys):
-    found = list_runs(copy)[0]
+    found = read_runs(copy).runs[0]
     edit(found, history={"train_loss": [0.9, 0.25, 0.5], "train_accuracy": [0.5, 0.75, 0.625]})
     assert run(["show", found.id, "--cache", str(copy)]) == 0
     output = capsys.readouterr().out
@@ -174,9 +174,30 @@ def test_show_sums_up_a_history(copy, capsys):
     assert "0.5000 to 0.6250, best 0.7500 in epoch 2" in output
 
 
+def test_what_a_record_says_is_shown_and_not_obeyed_by_the_terminal(copy, capsys):
+    found = read_runs(copy).runs[0]
+    evil = "\x1b]0;title\x07\nerror: forged\u202e"
+    shown = "\\x1b]0;title\\x07\\nerror: forged\\u202e"
+    record = json.loads((found.path / "run.json").read_text())
+    record["features"]["class_names"][0] = record["features"]["name"] = evil
+    record["metrics"]["test"][evil] = 0.5
+    edit(found, **record | {"notes": [evil], "versions": {evil: evil}, "chosen": {"c": evil}})
+    for command in (["show", found.id], ["runs"]):
+        assert run([*command, "--cache", str(copy)]) == 0
+        captured = capsys.readouterr()
+        assert not set("\x1b\x07\u202e") & set(captured.out + captured.err)
+        assert not any(line.startswith("error") for line in captured.out.splitlines())
+        assert shown in captured.out
+    edit(found, head=evil)
+    assert run(["runs", "--cache", str(copy)]) == 5
+    assert "\x1b" not in capsys.readouterr().err
+    _, as_json = fs_json(capsys, "show", read_runs(copy).runs[0].id, "--cache", str(copy))
+    assert as_json["kind"] == "run"
+
+
 @pytest.mark.parametrize("name", ["model.skops", "probabilities-test.npz"])
 def test_show_finds_a_file_that_is_not_the_one_written(copy, capsys, name):
-    found = list_runs(copy)[0]
+    found = read_runs(copy).runs[0]
     (found.path / name).write_bytes(b"other")
     code, shown = fs_json(capsys, "show", found.id, "--cache", str(copy))
     assert code == 5
@@ -199,7 +220,7 @@ def test_show_takes_either_kind_by_its_unique_start(made, cache, capsys):
 
 
 def test_show_of_what_may_be_either_names_both(copy, capsys):
-    found = list_runs(copy)[0]
+    found = read_runs(copy).runs[0]
     found.path.rename(found.path.with_name("photos-run"))
     assert run(["show", "photos", "--cache", str(copy)]) == 3
     said = capsys.readouterr().err
@@ -210,36 +231,36 @@ def test_show_of_what_may_be_either_names_both(copy, capsys):
 
 
 def test_rm_removes_runs_and_only_those(copy, capsys):
-    first, second, third = list_runs(copy)
+    first, second, third = read_runs(copy).runs
     arguments = ["rm", first.id, first.id, second.id[:-1], "--cache", str(copy)]
     code, planned = fs_json(capsys, *arguments, "--dry-run")
     assert (code, planned["dry_run"]) == (0, True)
-    assert len(list_runs(copy)) == 3
+    assert len(read_runs(copy).runs) == 3
     code, done = fs_json(capsys, *arguments)
     assert done["removed"] == planned["removed"] and done["bytes"] == planned["bytes"] > 0
-    assert list_runs(copy) == [third]
+    assert read_runs(copy).runs == [third]
     assert [path.name for path in (copy / "runs").iterdir()] == [third.id]
 
 
 def test_rm_of_one_unknown_removes_none(copy, capsys):
-    found = list_runs(copy)[0]
+    found = read_runs(copy).runs[0]
     assert run(["rm", found.id, "nothing", "--cache", str(copy)]) == 4
     assert run(["rm", "logistic", "--cache", str(copy)]) == 3
     assert run(["rm", "../photos", "--cache", str(copy)]) == 4
     assert run(["rm", ".", "--cache", str(copy)]) == 4
-    assert len(list_runs(copy)) == 3
+    assert len(read_runs(copy).runs) == 3
     assert run(["rm", "--cache", str(copy)]) == 2
 
 
 def test_rm_removes_a_damaged_run(copy):
-    torn = list_runs(copy)[0]
+    torn = read_runs(copy).runs[0]
     (torn.path / "run.json").write_text("{")
     assert run(["rm", torn.id, "--cache", str(copy)]) == 0
-    assert len(list_runs(copy)) == 2
+    assert len(read_runs(copy).runs) == 2
 
 
 def test_rm_that_is_cut_short_leaves_the_run_whole_or_gone(copy, monkeypatch, capsys):
-    found = list_runs(copy)[0]
+    found = read_runs(copy).runs[0]
 
     def cut(*arguments):
         raise OSError(5, "Input/output error")
@@ -247,11 +268,11 @@ def test_rm_that_is_cut_short_leaves_the_run_whole_or_gone(copy, monkeypatch, ca
     with monkeypatch.context() as patch:
         patch.setattr(durable, "rename", cut)
         assert run(["rm", found.id, "--cache", str(copy)]) == 3
-    assert found in list_runs(copy)
+    assert found in read_runs(copy).runs
     with monkeypatch.context() as patch:
         patch.setattr(durable, "remove", cut)
         assert run(["rm", found.id, "--cache", str(copy)]) == 3
-    assert len(list_runs(copy)) == 2
+    assert len(read_runs(copy).runs) == 2
     (rest,) = (copy / "runs").glob(".tmp-*")
     assert run(["rm", rest.name, "--cache", str(copy)]) == 4
 
