@@ -6,10 +6,13 @@ import errno
 import importlib
 import io
 import os
+import select
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO
 
 import click
 
@@ -52,7 +55,19 @@ _INTERRUPTED = 130
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
+class _BrokenPipe(Exception):  # noqa: N818 -- never leaves this module
+    """A `BrokenPipeError` that Click does not see: it would end with exit code 1."""
+
+
 class _LazyGroup(click.Group):
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        with _broken_pipes_kept():  # --help prints from here
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, ctx: click.Context) -> object:
+        with _broken_pipes_kept():
+            return super().invoke(ctx)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
 
@@ -68,6 +83,14 @@ class _LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
+
+
+@contextmanager
+def _broken_pipes_kept() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise _BrokenPipe from error
 
 
 @click.command(
@@ -102,7 +125,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; every error ends as a message on stderr."""
     try:
-        return int(fs.main(args=arguments, prog_name="fs", standalone_mode=False) or 0)
+        code = int(fs.main(args=arguments, prog_name="fs", standalone_mode=False) or 0)
+        sys.stdout.flush()  # here, and not at exit, the reader may be found gone
+        return code
     except click.exceptions.Exit as request:
         return request.exit_code
     except click.ClickException as error:
@@ -114,10 +139,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except FeatureStoreError as error:
         say_error(error)
         return error.exit_code
-    except BrokenPipeError:
-        # The reader of our output has gone (`fs ls | head`): nothing is left to say.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except (BrokenPipeError, _BrokenPipe):
+        # If the reader of our output has gone (`fs ls | head`), nothing is left to say.
+        unread = [_silence_if_unread(stream) for stream in (sys.stdout, sys.stderr)]
+        if any(unread):
+            return 0
+        traceback.print_exc()
+        return _BUG  # another pipe: to a process of our own
     except OSError as error:
         failure = _of_system(error)
         say_error(failure)
@@ -126,6 +154,26 @@ def run(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         click.echo("this is a bug in featurestore; please report the lines above", err=True)
         return _BUG
+
+
+def _silence_if_unread(stream: TextIO) -> bool:
+    """Turn a stream that nobody reads to nowhere; what it still holds would fail again at exit."""
+    unread = _is_unread(stream)
+    if unread:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return unread
+
+
+def _is_unread(stream: TextIO) -> bool:
+    # Not by another write: after a failed one, Python may have nothing left to write.
+    if sys.platform == "win32":  # it cannot be asked there, and says so by another error anyway
+        return True
+    try:
+        ends = select.poll()
+        ends.register(stream.fileno(), select.POLLOUT)
+    except OSError:  # no descriptor behind it
+        return False
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in ends.poll(0))
 
 
 def _of_system(error: OSError) -> FeatureStoreError:

@@ -26,6 +26,57 @@ def test_names_that_the_encoding_lacks_are_escaped():
     assert (code, output.strip(), error.strip()) == (0, "\\u65e5 \xe9 \\udcff", "\\u65e5")
 
 
+def piped(*code, both=False):
+    """Run lines in a process of which only the first byte of output is read."""
+    started = subprocess.Popen(
+        [sys.executable, "-c", "\n".join(("import featurestore_cli.main as entry", *code))],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.STDOUT if both else subprocess.PIPE,
+    )
+    started.stdout.read(1)
+    started.stdout.close()
+    said = b"" if both else started.stderr.read()
+    return started.wait(), said.decode()
+
+
+def command(*body):
+    """Lines that make `fs ls` run `body`."""
+    return (
+        "import click, sys, featurestore_cli.sets as sets",
+        "def ls():",
+        *(f"    {line}" for line in body),
+        "sets.ls = click.Command('ls', callback=ls)",
+        "entry.main(['ls'])",
+    )
+
+
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize(
+    "body",
+    [
+        ["for n in range(100_000): click.echo(n)"],
+        ["for n in range(100_000): print(n)"],
+        ["sys.stdout.write('x' * 1_000_000)"],
+        ["sys.stdout.write('x')", "sys.stdout.flush()", "sys.stdin.read()", "print('end')"],
+    ],
+)
+def test_a_reader_that_has_gone_is_no_failure(body, both):
+    assert piped(*command(*body), both=both) == (0, "")
+
+
+def test_help_with_a_reader_that_has_gone_is_no_failure():
+    code = ("entry._COMMANDS = {f'c{n}': ('sets', 'ls', 'x' * 60) for n in range(5_000)}",)
+    assert piped(*code, "entry.main(['--help'])") == (0, "")
+
+
+def test_a_pipe_of_our_own_that_breaks_is_a_failure():
+    code, output, said = with_encoding(
+        "utf-8", *command("print('x')", "raise BrokenPipeError(32, 'child')")
+    )
+    assert (code, output) == (70, "x\n") and "child" in said
+
+
 def test_json_stays_json_in_any_encoding():
     import json
 
