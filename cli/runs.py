@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from featurestore.errors import IntegrityError
+from featurestore.manifest import SPLITS
 from featurestore.training.runs import Run, read_runs
 from featurestore_cli.options import cache_option, json_option
 from featurestore_cli.output import (
@@ -22,7 +23,6 @@ from featurestore_cli.output import (
     say_error,
 )
 
-_SPLITS = ("train", "validation", "test")
 _METRICS = (
     "accuracy",
     "balanced-accuracy",
@@ -56,7 +56,13 @@ _KEYS: Mapping[str, Callable[[Run], Any]] = {
 @click.option(
     "--on", metavar="PREFIX", help="Runs on feature sets whose name or fingerprint so starts."
 )
-@click.option("--split", type=click.Choice(_SPLITS), default="test", show_default=True)
+@click.option(
+    "--split",
+    type=click.Choice(SPLITS),
+    default="validation",
+    show_default=True,
+    help="Whose metrics to sort by. To choose a run by test makes its test score too good.",
+)
 @cache_option
 @json_option
 def runs(
@@ -71,12 +77,20 @@ def runs(
 ) -> int:
     """List the runs of a cache.
 
+    Metrics to sort by are those of the validation split, unless --split says otherwise; accuracies
+    on validation and test are both shown.
+
     A run that cannot be read is told on stderr, and the exit code is then 5 (6 for one that a newer
     version wrote).
     """
     found = read_runs(cache)
     chosen = [run for run in found.runs if head in (None, run.head) and _is_on(run, on)]
     chosen = _sorted(chosen, sort, split=split, reverse=reverse)
+    if sort in _METRICS and split == "test":
+        say(
+            "note: sorted by the test split: the run that is chosen so scores better on it than it "
+            "will elsewhere; choose by --split validation, and compare on test once"
+        )
     if as_json:
         print_json({"runs": [_summary(run) for run in chosen]})
     elif chosen:
@@ -114,7 +128,7 @@ def _sorted(found: list[Run], key: str, *, split: str, reverse: bool) -> list[Ru
 
 
 def _print_runs(found: list[Run], split: str) -> None:
-    accuracies = [name for name in _SPLITS if name != "train" or split == "train"]
+    accuracies = [name for name in SPLITS if name != "train" or split == "train"]
     numbers = [*accuracies, f"{split} loss", "fit s", "model"]
     print_table(
         ["run", "feature set", "head", "settings", "seed", *numbers, "created", ""],

@@ -106,11 +106,27 @@ def test_runs_sort_by_what_is_better(made, capsys):
             assert got == best_first
 
 
+def test_runs_are_sorted_by_validation_and_a_choice_by_test_is_remarked_on(made, cache, capsys):
+    by_default = order(capsys, made, "--sort", "log-loss")
+    assert by_default == order(capsys, made, "--sort", "log-loss", "--split", "validation")
+    assert by_default != order(capsys, made, "--sort", "log-loss", "--split", "test")
+    for arguments, said in (
+        (["--sort", "accuracy"], False),
+        (["--sort", "accuracy", "--split", "test"], True),
+        (["--sort", "fit", "--split", "test"], False),
+    ):
+        capsys.readouterr()
+        assert run(["runs", *arguments, *cache]) == 0
+        captured = capsys.readouterr()
+        assert ("sorted by the test split" in captured.err) == said
+        assert {"validation", "test"} <= set(captured.out.split("\n")[0].split())
+
+
 def test_runs_without_the_metric_go_last_either_way(copy, capsys):
     old = next(found for found in read_runs(copy).runs if found.seed == 1)
     edit(old, metrics={**old.metrics, "test": {"accuracy": 1.0, "log_loss": 0.1}})
     for reverse in ([], ["--reverse"]):
-        arguments = ["runs", "--sort", "roc-auc", *reverse, "--cache", str(copy)]
+        arguments = ["runs", "--sort", "roc-auc", "--split", "test", *reverse, "--cache", str(copy)]
         _, found = fs_json(capsys, *arguments)
         assert found["runs"][-1]["run"] == old.id
     assert run(["runs", "--cache", str(copy)]) == 0
