@@ -11,6 +11,7 @@ import click
 
 from featurestore.catalogue import Catalogue, Record
 from featurestore.compare.sentences import p_text, points_text
+from featurestore.compare.statistics import LEVEL
 from featurestore.errors import FeatureStoreError, InvalidInput, NotFound
 from featurestore.training.head_specs import parse_heads
 from featurestore.training.runs import Run, find_run, read_runs
@@ -241,7 +242,7 @@ def _print(comparison: Comparison) -> None:
     remarkable = [
         contender.sentence
         for contender in comparison.contenders
-        if not comparison.pairs or contender.chance_p >= 0.05 or contender.runs[0].shuffled_labels
+        if not comparison.pairs or not contender.is_expected(LEVEL)
     ]
     sentences = [*(pair.sentence for pair in comparison.pairs), *remarkable]
     click.echo()
@@ -342,7 +343,9 @@ def _contender_fields(contender: Contender) -> dict[str, object]:
         "predict_us": contender.predict_us,
         "model_bytes": contender.model_bytes,
         "majority_share": contender.majority_share,
+        "chance_share": contender.chance_share,
         "chance_p": contender.chance_p,
+        "majority_p": contender.majority_p,
         "sentence": contender.sentence,
     }
 

@@ -22,6 +22,7 @@ from featurestore.compare.statistics import (
     LEVEL,
     ROUNDING,
     better_than_chance,
+    better_than_majority,
     holm,
     images_needed,
     mcnemar_exact,
@@ -91,7 +92,12 @@ def compare(
         sample_ids=first.sample_ids,
         labels=labels,
         contenders=tuple(
-            _contender(group, found, right=right[group.runs[0].id], labels=labels)
+            _contender(
+                group,
+                found,
+                answers=probabilities[group.runs[0].id].argmax(axis=1),
+                labels=labels,
+            )
             for group, found in zip(groups, each_scores, strict=True)
         ),
         pairs=_pairs(groups, each_scores, right),
@@ -107,10 +113,12 @@ def _of_group(scores: Resampled, rows: Sequence[int]) -> Resampled:
 
 
 def _contender(
-    group: Group, scores: Resampled, *, right: np.ndarray, labels: np.ndarray
+    group: Group, scores: Resampled, *, answers: np.ndarray, labels: np.ndarray
 ) -> Contender:
     counts = np.bincount(labels)
     share = float(counts.max() / len(labels))
+    chance = better_than_chance(labels, answers)
+    right = answers == labels
     runs = group.runs
     times = [run.seconds["predict_per_row"] for run in runs if "predict_per_row" in run.seconds]
     contender = Contender(
@@ -125,7 +133,9 @@ def _contender(
         predict_us=median(times) * 1e6 if times else None,
         model_bytes=median(_model_bytes(run) for run in runs),
         majority_share=share,
-        chance_p=better_than_chance(right, share),
+        chance_share=chance.share,
+        chance_p=chance.p_value,
+        majority_p=better_than_majority(right, share),
         sentence="",
     )
     sentence = chance_sentence(
@@ -133,6 +143,7 @@ def _contender(
         majority_class=runs[0].features.class_names[int(counts.argmax())],
         right=int(right.sum()),
         samples=len(labels),
+        one_answer=len(np.unique(answers)) == 1,
     )
     return dataclasses.replace(contender, sentence=sentence)
 

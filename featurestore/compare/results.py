@@ -72,7 +72,12 @@ class Contender:
         an older run did not record it), of the model file.
     majority_share
         Share of the split's most frequent label: what always answering it would score.
+    chance_share
+        What the first run's answers, given to the images in random order, get right on average.
     chance_p
+        P-value of the first run's answers against such an order, not corrected for the number of
+        contenders: see `featurestore.compare.statistics.better_than_chance`.
+    majority_p
         One-sided exact binomial p-value of the first run's accuracy against `majority_share`.
     sentence
         How it stands against chance, in words.
@@ -86,8 +91,18 @@ class Contender:
     predict_us: float | None
     model_bytes: float
     majority_share: float
+    chance_share: float
     chance_p: float
+    majority_p: float
     sentence: str
+
+    def is_expected(self, level: float) -> bool:
+        """Whether it beats chance and the most frequent answer, and is no control.
+
+        Its sentence then says what a reader takes for granted.
+        """
+        controls = any(run.shuffled_labels for run in self.runs)
+        return max(self.chance_p, self.majority_p) < level and not controls
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

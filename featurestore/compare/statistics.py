@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest, fisher_exact, norm, permutation_test
 
 from featurestore.compare.results import Interval, PairedTest
 
@@ -15,6 +16,8 @@ LEVEL = 0.05
 POWER = 0.8
 # Means of equal shares over other numbers of seeds may differ by so much.
 ROUNDING = 1e-12
+_PERMUTATIONS = 4999
+_BATCH_VALUES = 2**20  # of permuted answers at once
 
 
 def mcnemar_exact(first_right: np.ndarray, second_right: np.ndarray) -> PairedTest:
@@ -45,11 +48,68 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in multipletests(p_values, method="holm")[1]]
 
 
-def better_than_chance(right: np.ndarray, majority_share: float) -> float:
+@dataclasses.dataclass(frozen=True)
+class ChanceTest:
+    """Whether answers know anything of the labels.
+
+    Parameters
+    ----------
+    share
+        What the same answers, given to the images in random order, get right on average.
+    p_value
+        Probability of at least as many right answers in random order. 1 where all are the same.
+    """
+
+    share: float
+    p_value: float
+
+
+def better_than_chance(labels: np.ndarray, answers: np.ndarray, *, seed: int = 0) -> ChanceTest:
+    """Test whether answers, (N,), agree with the labels, (N,), more than in random order.
+
+    How often each answer is given does not count, so neither always giving the most frequent one
+    nor leaving it out for a rare class is taken for knowledge, or for the lack of it. With two
+    classes the test is Fisher's exact one, one-sided. With more it is the permutation test of the
+    number of right answers, by SciPy's 4,999 permutations drawn by `seed`: the p-value is then a
+    multiple of 1/5,000, and one near 0.05 has a standard error of 0.003.
+    Source: Fisher (1935), The Design of Experiments, chapter 2.
+    """
+    classes, coded = np.unique(np.concatenate([labels, answers]), return_inverse=True)
+    of_labels, of_answers = (
+        np.bincount(each, minlength=len(classes)) for each in np.split(coded, 2)
+    )
+    share = float(np.sum(of_labels * of_answers) / len(labels) ** 2)
+    if max(of_labels.max(), of_answers.max()) == len(labels):
+        return ChanceTest(share, 1.0)
+    if len(classes) == 2:
+        table = [
+            [int(np.sum((labels == k) & (answers == other))) for other in classes] for k in classes
+        ]
+        return ChanceTest(share, float(fisher_exact(table, alternative="greater").pvalue))
+
+    def right(shuffled: np.ndarray, axis: int = -1) -> np.ndarray:
+        found: np.ndarray = np.sum(shuffled == labels, axis=axis)
+        return found
+
+    found = permutation_test(
+        (answers,),
+        right,
+        permutation_type="pairings",
+        vectorized=True,
+        n_resamples=_PERMUTATIONS,
+        batch=max(1, _BATCH_VALUES // len(labels)),
+        alternative="greater",
+        rng=np.random.default_rng(seed),
+    )
+    return ChanceTest(share, float(found.pvalue))
+
+
+def better_than_majority(right: np.ndarray, majority_share: float) -> float:
     """Return the one-sided exact binomial p-value of (N,) bool `right` against a fixed share.
 
     `majority_share` is the split's own, taken as known: what always giving its most frequent
-    answer would score.
+    answer would score. A head may be far better than chance and not beat that, where one class is
+    frequent: see `better_than_chance`.
     """
     test = binomtest(int(right.sum()), len(right), majority_share, alternative="greater")
     return float(test.pvalue)

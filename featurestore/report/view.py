@@ -100,11 +100,11 @@ def findings(comparison: Comparison) -> tuple[Finding, ...]:
 
 
 def chance(comparison: Comparison) -> tuple[str, ...]:
-    """Return the sentences of contenders that are not clearly better than chance, and controls."""
+    """Return what is said of contenders that do not beat chance and the majority, and controls."""
     return tuple(
         contender.sentence
         for contender in comparison.contenders
-        if contender.chance_p >= LEVEL or any(run.shuffled_labels for run in contender.runs)
+        if not contender.is_expected(LEVEL)
     )
 
 

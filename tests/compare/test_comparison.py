@@ -45,7 +45,8 @@ def test_one_run_is_held_against_chance(dense):
     assert contender.label == "dense"
     assert contender.runs == (dense,)
     assert contender.majority_share == 0.5
-    assert contender.chance_p < 1e-9
+    assert contender.chance_share == pytest.approx(0.5)
+    assert max(contender.chance_p, contender.majority_p) < 1e-9
     assert contender.seed_spread is None
     assert contender.metrics["accuracy"].value == pytest.approx(0.96)
     assert (
@@ -276,6 +277,33 @@ def test_seeds_of_a_split_without_a_class(tmp_path):
     assert contender.seed_spread["roc_auc"] is None
     assert contender.seed_spread["accuracy"] is not None
     assert contender.majority_share == 1.0 and contender.chance_p == 1.0
+
+
+def test_a_rare_class_found_is_not_chance(tmp_path):
+    """950 and 50 images: 40 of the rare are found at the price of 60 of the others."""
+    labels = np.repeat([0, 1], [950, 50])
+    right = np.ones(1000, bool)
+    right[:60] = right[-10:] = False
+    run = made_run(tmp_path, labels, answers(labels, right))
+    (contender,) = compare([run], resamples=QUICK).contenders
+    assert contender.chance_p < 1e-9 and contender.majority_p > 0.99
+    assert contender.sentence.startswith(
+        "dense is better than chance on 1,000 images, but is not shown to beat always answering "
+        "cats: 93.0 % right"
+    )
+    assert not contender.is_expected(0.05)
+
+
+def test_one_answer_for_every_image_is_chance_but_its_probabilities_may_rank(tmp_path):
+    labels = np.repeat([0, 1], [900, 100])
+    rng = np.random.default_rng(0)
+    second = 0.4 * rng.random(1000) * np.where(labels == 1, 1.0, 0.7)
+    run = made_run(tmp_path, labels, np.stack([1 - second, second], axis=1))
+    (contender,) = compare([run], resamples=QUICK).contenders
+    assert contender.chance_p == 1.0
+    assert "90.0 % right, with the same answer for every image; its probabilities rank" in (
+        contender.sentence
+    )
 
 
 @pytest.mark.parametrize("n_classes", [2, 4])

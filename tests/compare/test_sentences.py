@@ -171,28 +171,53 @@ def contender(tmp_path):
         predict_us=None,
         model_bytes=1,
         majority_share=0.5,
+        chance_share=0.501,
         chance_p=0.0001,
+        majority_p=0.0001,
         sentence="",
     )
 
 
-def said(contender, **changes):
+def said(contender, one_answer=False, **changes):
     return chance_sentence(
-        dataclasses.replace(contender, **changes), majority_class="cats", right=968, samples=1000
+        dataclasses.replace(contender, **changes),
+        majority_class="cats",
+        right=968,
+        samples=1000,
+        one_answer=one_answer,
     )
 
 
 def test_better_than_chance(contender):
     assert said(contender) == (
-        "dense is better than chance on 1,000 images: 96.8 % right, where always answering cats "
-        "gets 50.0 % (p < 0.001)"
+        "dense is better than chance on 1,000 images: 96.8 % right, where its answers in random "
+        "order get 50.1 % (p < 0.001) and always answering cats gets 50.0 % (p < 0.001)"
+    )
+
+
+def test_better_than_chance_and_not_than_the_majority(contender):
+    assert said(contender, majority_p=0.4).startswith(
+        "dense is better than chance on 1,000 images, but is not shown to beat always answering "
+        "cats: 96.8 % right, where"
     )
 
 
 def test_not_better_than_chance(contender):
     assert said(contender, chance_p=0.4).startswith(
-        "dense is not distinguishable from chance on 1,000 images: 96.8 % right"
+        "dense is not distinguishable from chance on 1,000 images: 96.8 % right, where its answers "
+        "in random order get 50.1 % (p = 0.40)"
     )
+
+
+def test_one_answer_may_hide_a_ranking(contender):
+    metrics = {"roc_auc": Estimate(0.945, Interval(0.92, 0.97))}
+    assert said(contender, True, chance_p=1.0, metrics=metrics) == (
+        "dense is not distinguishable from chance on 1,000 images: 96.8 % right, with the same "
+        "answer for every image; its probabilities rank the images all the same: ROC AUC 0.945 "
+        "(95 % 0.920 to 0.970)"
+    )
+    no_better = {"roc_auc": Estimate(0.51, Interval(0.49, 0.53))}
+    assert "ROC" not in said(contender, True, chance_p=1.0, metrics=no_better)
 
 
 def test_a_control_that_beats_chance_raises_a_doubt(contender):

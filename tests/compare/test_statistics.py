@@ -9,7 +9,9 @@ from statsmodels.stats.contingency_tables import mcnemar
 from featurestore.compare.bootstrap import resample_metrics
 from featurestore.compare.results import Interval
 from featurestore.compare.statistics import (
+    ChanceTest,
     better_than_chance,
+    better_than_majority,
     holm,
     images_needed,
     mcnemar_exact,
@@ -63,11 +65,53 @@ def test_holm():
     assert holm([]) == []
 
 
-def test_chance_is_one_sided():
+def test_the_majority_is_beaten_one_sided():
     right = np.arange(100) < 60
-    assert better_than_chance(right, 0.5) == pytest.approx(binom.sf(59, 100, 0.5))
-    assert better_than_chance(~right, 0.5) > 0.9
-    assert better_than_chance(right, 0.6) > 0.5
+    assert better_than_majority(right, 0.5) == pytest.approx(binom.sf(59, 100, 0.5))
+    assert better_than_majority(~right, 0.5) > 0.9
+    assert better_than_majority(right, 0.6) > 0.5
+
+
+def test_the_lady_tasting_tea():
+    """Fisher (1935), The Design of Experiments, chapter 2: 3 of 4 cups are found with 17/70."""
+    labels = np.repeat([0, 1], 4)
+    answers = np.array([0, 0, 0, 1, 0, 1, 1, 1])
+    found = better_than_chance(labels, answers)
+    assert found.p_value == pytest.approx(17 / 70)
+    assert found.share == 0.5
+    assert better_than_chance(labels, labels).p_value == pytest.approx(1 / 70)
+    assert better_than_chance(labels, 1 - labels).p_value == pytest.approx(1.0)
+
+
+def test_more_classes_are_permuted():
+    """With a class of one image, that image's own answer is permuted as well: near Fisher's p."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [150, 50])
+    answers = np.where(rng.random(200) < 0.1, labels, rng.random(200) < 0.25).astype(int)
+    exact = better_than_chance(labels, answers)
+    drawn = better_than_chance(np.append(labels, 2), np.append(answers, 0))
+    assert 0.001 < exact.p_value < 0.2
+    assert drawn.p_value == pytest.approx(exact.p_value, rel=0.35)
+    assert drawn.p_value * 5000 == pytest.approx(round(drawn.p_value * 5000))
+    assert drawn == better_than_chance(np.append(labels, 2), np.append(answers, 0))
+    assert better_than_chance(np.arange(30) % 3, np.arange(30) % 3).p_value == pytest.approx(2e-4)
+
+
+def test_one_answer_or_one_label_is_chance():
+    labels = np.arange(90) % 3
+    assert better_than_chance(labels, np.zeros(90, int)) == ChanceTest(pytest.approx(1 / 3), 1.0)
+    assert better_than_chance(np.zeros(90, int), labels).p_value == 1.0
+
+
+@pytest.mark.parametrize("shares", [[0.95, 0.05], [0.6, 0.3, 0.1]])
+def test_chance_is_found_as_often_as_promised(shares):
+    """Of 300 sets of answers that know nothing, 1 to 8.5 % stand out: 5 %, or less by ties."""
+    p_values = []
+    for trial in range(300):
+        rng = np.random.default_rng(trial)
+        labels, answers = (rng.choice(len(shares), 200, p=shares) for _ in range(2))
+        p_values.append(better_than_chance(labels, answers, seed=trial).p_value)
+    assert 0.01 <= np.mean(np.array(p_values) < 0.05) <= 0.085
 
 
 @pytest.mark.parametrize(

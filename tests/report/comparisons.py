@@ -126,7 +126,9 @@ def _contender(label, runs, truth, probabilities):
         predict_us=20.0,
         model_bytes=2.5e6,
         majority_share=majority,
+        chance_share=0.5,
         chance_p=1e-9,
+        majority_p=1e-9,
         sentence=f"{label} is better than the most frequent class: {means['accuracy']:.3f}.",
     )
 
