@@ -20,7 +20,14 @@ from featurestore_cli.output import bytes_text, print_json, print_table, say
 
 if TYPE_CHECKING:
     from featurestore.compare.complete import PlannedRun
-    from featurestore.compare.results import Comparison, Contender, Estimate, Interval, Pair
+    from featurestore.compare.results import (
+        Comparison,
+        Contender,
+        Estimate,
+        Interval,
+        Pair,
+        SeedVerdicts,
+    )
     from featurestore.report.photographs import Photographs
 
 _MEMORY = "4GiB"
@@ -359,9 +366,19 @@ def _pair_fields(pair: Pair) -> dict[str, object]:
         "only_second": pair.test.only_second,
         "p_value": pair.test.p_value,
         "adjusted_p": pair.adjusted_p,
-        "seed_p_range": _interval_fields(pair.seed_p_range),
+        "by_seed": None if pair.by_seed is None else _verdict_fields(pair.by_seed),
+        "winner": pair.winner,
         "images_needed": pair.images_needed,
         "sentence": pair.sentence,
+    }
+
+
+def _verdict_fields(found: SeedVerdicts) -> dict[str, object]:
+    return {
+        "first": found.first,
+        "second": found.second,
+        "neither": found.neither,
+        "p_range": _interval_fields(found.p_range),
     }
 
 

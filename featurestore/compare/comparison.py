@@ -16,7 +16,15 @@ from featurestore.compare.grouping import (
     group_runs,
     read_predictions,
 )
-from featurestore.compare.results import Comparison, Contender, Estimate, Interval, Pair
+from featurestore.compare.results import (
+    Comparison,
+    Contender,
+    Estimate,
+    Interval,
+    Pair,
+    PairedTest,
+    SeedVerdicts,
+)
 from featurestore.compare.sentences import chance_sentence, pair_sentence
 from featurestore.compare.statistics import (
     LEVEL,
@@ -49,8 +57,8 @@ def compare(
     interval comes from the same `resamples` of the images, drawn by `seed`, so differences are
     paired. A contender's numbers are means over its runs, and their intervals say what other images
     would have given; what another seed would have given is `Contender.seed_spread`. The tests are
-    of each contender's first run, fixed in advance, and `Pair.seed_p_range` says how the other
-    seeds would have come out. One run alone is held against chance.
+    of each contender's first run, fixed in advance, and `Pair.by_seed` says how the other seeds
+    would have come out. One run alone is held against chance.
 
     Raises
     ------
@@ -186,26 +194,40 @@ def _pairs(
     groups: Sequence[Group], scores: Sequence[Resampled], right: Mapping[str, np.ndarray]
 ) -> tuple[Pair, ...]:
     chosen = list(combinations(range(len(groups)), 2))
-    tests = [
-        mcnemar_exact(right[groups[i].runs[0].id], right[groups[j].runs[0].id]) for i, j in chosen
-    ]
-    adjusted = holm([test.p_value for test in tests])
+    runs = [[right[run.id] for run in group.runs] for group in groups]
+    tests = [mcnemar_exact(runs[i][0], runs[j][0]) for i, j in chosen]
+    p_values = [test.p_value for test in tests]
+    adjusted = holm(p_values)
     pairs = []
-    for (i, j), test, adjusted_p in zip(chosen, tests, adjusted, strict=True):
-        first, second = ([right[run.id] for run in groups[k].runs] for k in (i, j))
-        only_first, only_second = _discordant_shares(first, second)
+    for place, (i, j) in enumerate(chosen):
+        only_first, only_second = _discordant_shares(runs[i], runs[j])
+        by_seed = _by_seed(runs[i], runs[j], p_values, place=place)
+        difference = _difference(scores[i], scores[j], images=tests[place].samples)
+        adjusted_p = adjusted[place]
+        winner = None
+        if adjusted_p < LEVEL:
+            winner = _winner(tests[place], difference, by_seed)
         pair = Pair(
             first=groups[i].label,
             second=groups[j].label,
-            difference=_difference(scores[i], scores[j], images=test.samples),
-            test=test,
+            difference=difference,
+            test=tests[place],
             adjusted_p=adjusted_p,
-            seed_p_range=_seed_p_range(first, second),
+            by_seed=by_seed,
+            winner=None if winner is None else groups[(i, j)[winner]].label,
             images_needed=images_needed(only_first, only_second, level=LEVEL / len(chosen)),
             sentence="",
         )
         pairs.append(dataclasses.replace(pair, sentence=pair_sentence(pair, pairs=len(chosen))))
     return tuple(pairs)
+
+
+def _winner(test: PairedTest, difference: Estimate, by_seed: SeedVerdicts | None) -> int | None:
+    """Return 0 or 1, as the test of the first runs has it; None where the seeds do not agree."""
+    winner = 0 if test.only_first > test.only_second else 1
+    lead = (difference.value or 0.0) * (1 if winner == 0 else -1)
+    reversed_in = 0 if by_seed is None else (by_seed.second, by_seed.first)[winner]
+    return winner if lead > 0 and not reversed_in else None
 
 
 def _difference(first: Resampled, second: Resampled, *, images: int) -> Estimate:
@@ -233,13 +255,25 @@ def _discordant_shares(
     return float(np.mean(ours * (1 - theirs))), float(np.mean((1 - ours) * theirs))
 
 
-def _seed_p_range(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> Interval | None:
+def _by_seed(
+    first: Sequence[np.ndarray],
+    second: Sequence[np.ndarray],
+    p_values: Sequence[float],
+    *,
+    place: int,
+) -> SeedVerdicts | None:
+    """Return the verdicts of all pairs of runs; `p_values` are those of the first runs' tests.
+
+    Every run of one contender may meet every run of the other: what one seed decides in one head
+    has nothing to do with what it decides in another.
+    """
     if len(first) == len(second) == 1:
         return None
-    # A head that no seed moves has one run, and meets each of the other's.
-    if len(first) == 1:
-        first = [first[0]] * len(second)
-    elif len(second) == 1:
-        second = [second[0]] * len(first)
-    found = [mcnemar_exact(a, b).p_value for a, b in zip(first, second, strict=False)]
-    return Interval(min(found), max(found))
+    wins, found = [0, 0], []
+    for test in (mcnemar_exact(one, other) for one in first for other in second):
+        found.append(test.p_value)
+        adjusted = holm([*p_values[:place], test.p_value, *p_values[place + 1 :]])[place]
+        if adjusted < LEVEL:
+            wins[0 if test.only_first > test.only_second else 1] += 1
+    neither = len(found) - sum(wins)
+    return SeedVerdicts(wins[0], wins[1], neither, Interval(min(found), max(found)))

@@ -105,6 +105,31 @@ class Contender:
         return max(self.chance_p, self.majority_p) < level and not controls
 
 
+@dataclasses.dataclass(frozen=True)
+class SeedVerdicts:
+    """What the corrected test would have said of each pair of two contenders' runs.
+
+    Parameters
+    ----------
+    first, second
+        Pairs of runs of which the test finds the first contender's, or the second's, to be better.
+    neither
+        Pairs of runs that it does not tell apart.
+    p_range
+        Smallest and largest p-value, not corrected.
+    """
+
+    first: int
+    second: int
+    neither: int
+    p_range: Interval
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs of runs there are."""
+        return self.first + self.second + self.neither
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pair:
     """Two contenders on the same images.
@@ -119,9 +144,13 @@ class Pair:
         Of each contender's first run.
     adjusted_p
         `test.p_value` after Holm's correction over all pairs.
-    seed_p_range
-        Smallest and largest p-value, not corrected, over runs of equal position (a contender of one
-        run meets each of the other's); None with one run each.
+    by_seed
+        The same test of every run of the first with every run of the second, each in place of the
+        first runs among the tests that are corrected for; None with one run each.
+    winner
+        The label of the contender that is better: the corrected test of the first runs says so, the
+        mean difference agrees, and no other pair of runs is told apart the other way round. None
+        where there is none.
     images_needed
         How many images would tell a difference of this size apart with 80 % power, at the 5 % level
         after correction for as many pairs; None where the difference is zero.
@@ -134,7 +163,8 @@ class Pair:
     difference: Estimate
     test: PairedTest
     adjusted_p: float
-    seed_p_range: Interval | None
+    by_seed: SeedVerdicts | None
+    winner: str | None
     images_needed: int | None
     sentence: str
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import TypeGuard
 
-from featurestore.compare.results import Contender, Interval, Pair
+from featurestore.compare.results import Contender, Interval, Pair, SeedVerdicts
 from featurestore.compare.statistics import LEVEL
 
 
@@ -15,7 +16,7 @@ def pair_sentence(pair: Pair, *, pairs: int) -> str:
     sentence.
     """
     images = count_text(pair.test.samples, "image")
-    if pair.adjusted_p < LEVEL:
+    if pair.adjusted_p < LEVEL or _goes_both_ways(pair.by_seed):
         return _told_apart(pair, images=images, pairs=pairs)
     if pair.test.only_first == pair.test.only_second == 0 and pair.difference.value == 0:
         return (
@@ -123,15 +124,15 @@ def _control_remark(contender: Contender) -> str:
 
 
 def _told_apart(pair: Pair, *, images: str, pairs: int) -> str:
-    """Name the winner of the test: the first runs' winner, which the seeds together may not be."""
+    """Name the winner, or say why the first runs' winner is none."""
+    if _goes_both_ways(pair.by_seed):
+        return _both_ways(pair, pair.by_seed, images=images, pairs=pairs)
     first_wins = pair.test.only_first > pair.test.only_second
     better, worse = (pair.first, pair.second) if first_wins else (pair.second, pair.first)
-    difference = pair.difference.value or 0.0
-    agrees = difference != 0 and (difference > 0) == first_wins
-    points, interval = _points(pair, sign=1 if first_wins or not agrees else -1)
+    points, interval = _points(pair, sign=-1 if pair.winner == pair.second else 1)
     if interval:
         points += f" ({interval})"
-    if not agrees:
+    if pair.winner is None:
         return (
             f"the first run of {better} is better than that of {worse} on {images}, "
             f"{_corrected_text(pair, pairs)}, but over all seeds it is not: "
@@ -140,6 +141,21 @@ def _told_apart(pair: Pair, *, images: str, pairs: int) -> str:
     return (
         f"{better} is better than {worse}: {points} on {images}, {_corrected_text(pair, pairs)}"
         f"{_interval_remark(pair)}{_seeds_remark(pair)}"
+    )
+
+
+def _goes_both_ways(found: SeedVerdicts | None) -> TypeGuard[SeedVerdicts]:
+    return found is not None and min(found.first, found.second) > 0
+
+
+def _both_ways(pair: Pair, found: SeedVerdicts, *, images: str, pairs: int) -> str:
+    corrected = f", after Holm's correction over {pairs} pairs" if pairs > 1 else ""
+    points, interval = _points(pair)
+    return (
+        f"whether {pair.first} or {pair.second} is better depends on the seed: of {found.pairs:,} "
+        f"pairs of their runs on {images}, {pair.first} is better in {found.first:,} and "
+        f"{pair.second} in {found.second:,}{corrected}; over all seeds {pair.first} less "
+        f"{pair.second} is {points}{f' ({interval})' if interval else ''}"
     )
 
 
@@ -167,18 +183,22 @@ def _interval_remark(pair: Pair) -> str:
         "it is not corrected, and the corrected test decides"
         if pair.test.p_value < LEVEL <= pair.adjusted_p
         else "the exact test decides"
-        if pair.seed_p_range is None
+        if pair.by_seed is None
         else "the exact test of the first runs decides"
     )
     return f"; the interval {verb} zero, but {reason}"
 
 
 def _seeds_remark(pair: Pair) -> str:
-    spread = pair.seed_p_range
-    if spread is None or not spread.low < LEVEL <= spread.high:
+    """Tell of pairs of runs that the test decides otherwise than that of the first runs."""
+    found = pair.by_seed
+    if found is None:
         return ""
-    low, high = (p_text(p).removeprefix("p ").removeprefix("= ") for p in (spread.low, spread.high))
-    return f"; it depends on the seed: uncorrected, p is {low} to {high}"
+    of = f"of {found.pairs:,} pairs of their runs"
+    if pair.adjusted_p < LEVEL:
+        return f"; {found.neither:,} {of} are not told apart" if found.neither else ""
+    wins = [(pair.first, found.first), (pair.second, found.second)]
+    return "".join(f"; in {count:,} {of} {label} is better" for label, count in wins if count)
 
 
 def _holds_zero(interval: Interval) -> bool:

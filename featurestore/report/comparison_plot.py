@@ -96,9 +96,9 @@ def contenders_onto(axes: Axes, comparison: Comparison, *, longest_name: int = 3
 
 
 def pairs_onto(axes: Axes, pairs: Sequence[Pair], *, longest_name: int = 30) -> None:
-    """Draw a row for each pair; those that the corrected test tells apart are filled."""
+    """Draw a row for each pair; those of which one is better are filled: see `Pair.winner`."""
     for row, pair in enumerate(pairs):
-        told_apart = pair.adjusted_p < LEVEL
+        told_apart = pair.winner is not None
         _interval_onto(axes, row, pair.difference, told_apart=told_apart)
         axes.annotate(
             p_text(pair.adjusted_p),
@@ -189,9 +189,10 @@ def _contenders_title(comparison: Comparison) -> str:
 def _pairs_title(pairs: Sequence[Pair]) -> str:
     count = len(pairs)
     corrected = f" after Holm's correction over {count} pairs" if count > 1 else ""
+    seeds = " and no seed says otherwise" if any(pair.by_seed for pair in pairs) else ""
     return (
         f"Difference in percent points, with 95 % interval; p{corrected}; "
-        f"filled: told apart (p < {LEVEL:g})"
+        f"filled: told apart (p < {LEVEL:g}{seeds})"
     )
 
 

@@ -57,7 +57,7 @@ class TableRow:
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """A pair's sentence, and whether the corrected test tells the pair apart."""
+    """A pair's sentence, and whether one of the pair is better: see `Pair.winner`."""
 
     sentence: str
     told_apart: bool
@@ -95,7 +95,7 @@ def facts(comparison: Comparison) -> Facts:
 
 def findings(comparison: Comparison) -> tuple[Finding, ...]:
     """Return the pairs' sentences, those of pairs that are told apart first."""
-    found = [Finding(pair.sentence, pair.adjusted_p < LEVEL) for pair in comparison.pairs]
+    found = [Finding(pair.sentence, pair.winner is not None) for pair in comparison.pairs]
     return tuple(sorted(found, key=lambda finding: not finding.told_apart))
 
 
@@ -138,7 +138,7 @@ def table_note(comparison: Comparison) -> str:
 def pair_row(pair: Pair) -> TableRow:
     """Return a pair's numbers under `PAIR_COLUMNS`."""
     difference, interval = pair.difference.value, pair.difference.interval
-    seeds = pair.seed_p_range
+    seeds = None if pair.by_seed is None else pair.by_seed.p_range
     return TableRow(
         f"{pair.first} − {pair.second}",
         (
@@ -167,8 +167,8 @@ def pair_note(comparison: Comparison) -> str:
         f"method over {count_text(len(comparison.pairs), 'pair')}. Images needed: about how many "
         f"would tell a difference of this size apart with {100 * POWER:.0f} % power."
     )
-    if any(pair.seed_p_range for pair in comparison.pairs):
-        note += " Small print under p: the range over seeds."
+    if any(pair.by_seed for pair in comparison.pairs):
+        note += " Small print under p: the range over all pairs of their runs."
     return note
 
 

@@ -8,7 +8,7 @@ from made_runs import answers, changed, made_run, noisy, trained_on
 from sklearn.metrics import balanced_accuracy_score
 
 from featurestore.compare.comparison import compare
-from featurestore.compare.results import Interval
+from featurestore.compare.results import Interval, SeedVerdicts
 from featurestore.compare.statistics import mcnemar_exact, none_of
 from featurestore.errors import Conflict, IntegrityError, InvalidInput, NotFound
 from featurestore.testing.heads import RECIPE, MemoryFeatures, blobs
@@ -63,7 +63,8 @@ def test_two_heads(dense, logistic):
     (pair,) = found.pairs
     assert (pair.test.only_first, pair.test.only_second) == (14, 3)
     assert pair.adjusted_p == pair.test.p_value
-    assert pair.seed_p_range is None
+    assert pair.by_seed is None
+    assert pair.winner == "dense"
     assert pair.difference.value == pytest.approx(0.11)
     assert 0.02 < pair.difference.interval.low < 0.05 < 0.17 < pair.difference.interval.high < 0.21
     assert found.split == "test" and found.class_names == ("cats", "dogs")
@@ -114,8 +115,60 @@ def test_runs_that_differ_in_seed_only_are_one_contender(tmp_path, logistic):
     firsts = mcnemar_exact(right(*range(5)), right(4, *range(20, 34)))
     assert pair.test == firsts
     last = mcnemar_exact(right(*range(9)), right(4, *range(20, 34))).p_value
-    assert pair.seed_p_range == Interval(firsts.p_value, last)
+    assert pair.by_seed == SeedVerdicts(1, 0, 2, Interval(firsts.p_value, last))
+    assert pair.winner == "dense"
     assert pair.difference.value == pytest.approx(0.93 - 0.85)
+
+
+def runs_wrong_on(tmp_path, settings, wrong, *, images=2000):
+    """Return a run for each seed of `wrong`, which gets those rows wrong."""
+    labels = np.arange(images) % 2
+    runs = []
+    for seed, rows in wrong.items():
+        found = np.ones(images, bool)
+        found[list(rows)] = False
+        runs.append(
+            made_run(tmp_path, labels, answers(labels, found), settings=settings, seed=seed)
+        )
+    return runs
+
+
+def test_a_seed_that_says_the_reverse_leaves_no_winner(tmp_path):
+    """With seed 0 dense has 100 wrong of 2,000 and the other 150; with seed 1, 130 and 70."""
+    dense = runs_wrong_on(tmp_path, DenseSettings(), {0: range(100), 1: range(130)})
+    other = runs_wrong_on(
+        tmp_path, DenseSettings(units=8), {0: range(500, 650), 1: range(500, 570)}
+    )
+    (pair,) = compare([*dense, *other], resamples=QUICK).pairs
+    assert pair.adjusted_p < 0.05
+    assert pair.winner is None
+    assert (pair.by_seed.first, pair.by_seed.second, pair.by_seed.neither) == (1, 2, 1)
+    assert pair.sentence.startswith("whether dense or dense:units=8 is better depends on the seed")
+
+
+def test_seeds_are_judged_at_the_level_of_the_first(tmp_path):
+    """With seed 1 p is 0.018: told apart as one of 3 pairs, and not as one of 6."""
+    first = runs_wrong_on(tmp_path, DenseSettings(), {0: range(40), 1: range(60)})
+    second = runs_wrong_on(tmp_path, LogisticSettings(), {0: range(100, 190)})
+    third = runs_wrong_on(tmp_path, DenseSettings(units=8), {0: range(300, 341)})
+    pairs = compare([*first, *second, *third], resamples=QUICK).pairs
+    ours = next(pair for pair in pairs if (pair.first, pair.second) == ("dense", "logistic"))
+    assert 0.01 < ours.by_seed.p_range.high < 0.025
+    assert ours.winner == "dense" and ours.by_seed.neither == 0
+    with_more = runs_wrong_on(tmp_path, DenseSettings(units=9), {0: range(100, 190)})
+    pairs = compare([*first, *second, *third, *with_more], resamples=QUICK).pairs
+    ours = next(pair for pair in pairs if (pair.first, pair.second) == ("dense", "logistic"))
+    assert ours.winner == "dense" and ours.by_seed.neither == 1
+    assert "1 of 2 pairs of their runs are not told apart" in ours.sentence
+
+
+def test_any_run_may_meet_any_other_whatever_their_seeds(tmp_path):
+    dense = runs_wrong_on(tmp_path, DenseSettings(), {0: range(50), 1: range(20)})
+    other = runs_wrong_on(
+        tmp_path, DenseSettings(units=8), {2: range(100, 150), 1: range(100, 120)}
+    )
+    (pair,) = compare([*dense, *other], resamples=QUICK).pairs
+    assert (pair.by_seed.first, pair.by_seed.second, pair.by_seed.neither) == (1, 1, 2)
 
 
 def test_the_newest_of_two_runs_with_one_seed_is_kept(tmp_path):

@@ -5,7 +5,14 @@ import dataclasses
 import pytest
 from made_runs import made_run
 
-from featurestore.compare.results import Contender, Estimate, Interval, Pair, PairedTest
+from featurestore.compare.results import (
+    Contender,
+    Estimate,
+    Interval,
+    Pair,
+    PairedTest,
+    SeedVerdicts,
+)
 from featurestore.compare.sentences import chance_sentence, p_text, pair_sentence, points_text
 
 CLEAR = Pair(
@@ -14,7 +21,8 @@ CLEAR = Pair(
     difference=Estimate(0.031, Interval(0.012, 0.05)),
     test=PairedTest(1000, 45, 14, 0.0002),
     adjusted_p=0.002,
-    seed_p_range=None,
+    by_seed=None,
+    winner="logistic",
     images_needed=480,
     sentence="",
 )
@@ -25,8 +33,16 @@ OPEN = dataclasses.replace(
     difference=Estimate(0.004, Interval(-0.006, 0.014)),
     test=PairedTest(1000, 16, 12, 0.57),
     adjusted_p=1.0,
+    winner=None,
     images_needed=8970,
 )
+
+
+SPREAD = Interval(0.0002, 0.31)
+
+
+def with_seeds(pair, found):
+    return dataclasses.replace(pair, by_seed=found)
 
 
 def test_told_apart():
@@ -42,6 +58,7 @@ def test_the_second_wins():
         difference=Estimate(-0.031, Interval(-0.05, -0.012)),
         test=PairedTest(1000, 14, 45, 0.0002),
         adjusted_p=0.0002,
+        winner="knn",
     )
     assert pair_sentence(pair, pairs=1) == (
         "knn is better than logistic: 3.1 points (95 % 1.2 to 5.0) on 1,000 images, p < 0.001"
@@ -104,7 +121,7 @@ def test_of_several_seeds_the_test_of_the_first_decides():
         difference=Estimate(0.01, Interval(0.001, 0.02)),
         test=PairedTest(1000, 18, 10, 0.18),
         adjusted_p=0.18,
-        seed_p_range=Interval(0.06, 0.18),
+        by_seed=SeedVerdicts(0, 0, 3, Interval(0.06, 0.18)),
     )
     assert "leaves out zero, but the exact test of the first runs decides" in pair_sentence(
         pair, pairs=1
@@ -117,7 +134,9 @@ def test_the_test_decides_against_an_interval_that_holds_zero():
 
 
 def test_seeds_that_disagree_with_the_first():
-    pair = dataclasses.replace(CLEAR, difference=Estimate(-0.002, Interval(-0.01, 0.006)))
+    pair = dataclasses.replace(
+        CLEAR, difference=Estimate(-0.002, Interval(-0.01, 0.006)), winner=None
+    )
     assert pair_sentence(pair, pairs=1) == (
         "the first run of logistic is better than that of knn on 1,000 images, p = 0.002, but over "
         "all seeds it is not: logistic less knn is −0.2 points (95 % −1.0 to 0.6)"
@@ -125,13 +144,28 @@ def test_seeds_that_disagree_with_the_first():
 
 
 def test_a_decision_that_depends_on_the_seed_says_so():
-    for pair in (CLEAR, OPEN):
-        unsure = dataclasses.replace(pair, seed_p_range=Interval(0.0002, 0.31))
-        assert "depends on the seed: uncorrected, p is < 0.001 to 0.31" in pair_sentence(
-            unsure, pairs=3
-        )
-        sure = dataclasses.replace(pair, seed_p_range=Interval(0.31, 0.9))
-        assert "seed" not in pair_sentence(sure, pairs=3)
+    said = pair_sentence(with_seeds(CLEAR, SeedVerdicts(7, 0, 2, SPREAD)), pairs=3)
+    assert said.startswith("logistic is better than knn: 3.1 points")
+    assert said.endswith("; 2 of 9 pairs of their runs are not told apart")
+    said = pair_sentence(with_seeds(OPEN, SeedVerdicts(0, 2, 7, SPREAD)), pairs=3)
+    assert "; in 2 of 9 pairs of their runs logistic is better; about" in said
+
+
+def test_seeds_that_agree_are_not_mentioned():
+    for pair, found in ((CLEAR, (9, 0, 0)), (OPEN, (0, 0, 9))):
+        said = pair_sentence(with_seeds(pair, SeedVerdicts(*found, SPREAD)), pairs=3)
+        assert "runs" not in said and "seed" not in said
+
+
+@pytest.mark.parametrize("pair", [CLEAR, OPEN], ids=["clear", "open"])
+def test_seeds_that_go_both_ways_leave_no_winner(pair):
+    pair = dataclasses.replace(with_seeds(pair, SeedVerdicts(2, 1, 1, SPREAD)), winner=None)
+    points = "3.1 points (95 % 1.2 to 5.0)" if pair.test == CLEAR.test else "0.4 points"
+    assert pair_sentence(pair, pairs=3).startswith(
+        f"whether {pair.first} or {pair.second} is better depends on the seed: of 4 pairs of their "
+        f"runs on 1,000 images, {pair.first} is better in 2 and {pair.second} in 1, after Holm's "
+        f"correction over 3 pairs; over all seeds {pair.first} less {pair.second} is {points}"
+    )
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from featurestore.compare.results import (
     Interval,
     Pair,
     PairedTest,
+    SeedVerdicts,
 )
 from featurestore.testing.heads import RECIPE
 from featurestore.training.evaluation import METRICS, Predictions, score
@@ -145,7 +146,10 @@ def _pair(one, other, truth, probabilities):
         difference=Estimate(difference, _interval(difference, 0.018)),
         test=PairedTest(len(truth), only_first, only_second, p),
         adjusted_p=p,
-        seed_p_range=Interval(p / 2, min(1.0, 2 * p)) if len(one.runs) > 1 else None,
+        by_seed=(
+            SeedVerdicts(0, 0, 9, Interval(p / 2, min(1.0, 2 * p))) if len(one.runs) > 1 else None
+        ),
+        winner=one.label if p < 0.05 else None,
         images_needed=9000 if p >= 0.05 else 300,
         sentence=f"{one.label} {told} {other.label} on {len(truth)} images.",
     )
