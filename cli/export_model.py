@@ -63,7 +63,8 @@ def export_model(
 
     FILE ends in .keras, in .onnx (needs featurestore[onnx]), or in .savedmodel or nothing: a
     SavedModel folder. It takes uint8 RGB images at the recipe's size and computes in float32. The
-    heads dense, logistic, linear-svm, sgd and nearest-centroid can be exported.
+    heads dense, logistic, linear-svm, sgd and nearest-centroid can be exported, and scikit-learn's
+    linear classifiers.
 
     Before it gets its name, the file is read back and run on N images, and its probabilities are
     held to those that the run recorded. How images are decoded and resized, and an example, are

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from featurestore.errors import InvalidInput
-from featurestore.shipping.linear_form import LinearForm, linear_form
+from featurestore.shipping.linear_form import CLASSES, LinearForm, linear_form
 from featurestore.training.contract import Head
 
 # From a symbolic tensor of features, (N, *feature_shape), to one of probabilities, (N, n_classes).
@@ -32,8 +32,8 @@ def head_layers(head: Head, *, name: str) -> HeadLayers:
     form = linear_form(model)
     if form is None:
         raise InvalidInput(
-            f"head {name} cannot become layers of a network: {EXPRESSIBLE} can, and classifiers of "
-            f"scikit-learn that are linear",
+            f"head {name} cannot become layers of a network: {EXPRESSIBLE} can, and of "
+            f"scikit-learn's classes {CLASSES}, with parameters that keep them linear",
             next_step="fs train FEATURE_SET --head logistic, then export that run",
         )
     return lambda features: _linear(form, features)

@@ -15,6 +15,16 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, StandardScaler
 from sklearn.svm import LinearSVC
 
+CLASSES = (
+    "LinearDiscriminantAnalysis, LinearSVC, LogisticRegression, LogisticRegressionCV, "
+    "NearestCentroid, PassiveAggressiveClassifier, Perceptron, RidgeClassifier, RidgeClassifierCV "
+    "and SGDClassifier"
+)
+"""Names of scikit-learn's classifiers that have a form, with parameters that keep them linear."""
+
+# What scikit-learn's linear classifiers inherit: X @ coef_.T + intercept_. The method tells them
+# apart from a subclass that scores otherwise, and names no class that a later version drops.
+_LINEAR_SCORES = (LinearSVC.decision_function, LinearDiscriminantAnalysis.decision_function)
 # sigmoid: one score, the second class's probability. softmax: a score for each class.
 # shared-sigmoid: a sigmoid of each class's score, divided by their sum.
 Link = Literal["sigmoid", "softmax", "shared-sigmoid"]
@@ -104,9 +114,9 @@ def _linear_scores(model: Any) -> tuple[np.ndarray, np.ndarray] | None:
         weights, bias = last
         scale, offset = scaling
         return weights * scale, bias + weights @ np.broadcast_to(offset, weights.shape[1])
-    if type(model) not in (LinearSVC, LogisticRegression, SGDClassifier):
+    if type(model).decision_function not in _LINEAR_SCORES:
         return None
-    weights = np.asarray(model.coef_, np.float64)
+    weights = np.atleast_2d(np.asarray(model.coef_, np.float64))  # ridge: (D,) of two classes
     return weights, np.broadcast_to(model.intercept_, len(weights)).astype(np.float64)
 
 
