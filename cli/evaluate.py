@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from featurestore.errors import IntegrityError
 from featurestore.training.runs import Run, find_run
 from featurestore_cli.options import cache_option, json_option
-from featurestore_cli.output import print_fields, print_json, print_line, say
+from featurestore_cli.output import print_fields, print_json, print_line, say, say_error
 
 if TYPE_CHECKING:  # they load scikit-learn
     from featurestore.training.prediction_table import PredictionTable
@@ -42,11 +43,12 @@ def evaluate(
     output: Path | None,
     overwrite: bool,
     as_json: bool,
-) -> None:
+) -> int:
     """Load the head of RUN, held to its digest, and score it on cached features.
 
     On the run's own feature set it also says whether the probabilities that were recorded when the
-    head was trained are reproduced.
+    head was trained are reproduced: within 0.0001, which leaves room for another machine's
+    rounding, and with every predicted class the same. If not, the exit code is 5.
     """
     if overwrite and output is None:
         raise click.UsageError("--overwrite: it is for --output, which is not given")
@@ -74,8 +76,17 @@ def evaluate(
         say(f"wrote {output}")
     if as_json:
         print_json(fields)
-        return
-    _print(run, result)
+    else:
+        _print(run, result)
+    if result.reproduction is None or result.reproduction.reproduced:
+        return 0
+    say_error(
+        IntegrityError(
+            f"run {run.id} does not give the probabilities on split {split!r} that it recorded",
+            next_step=f"compare the versions in fs show {run.id} with those of fs doctor",
+        )
+    )
+    return IntegrityError.exit_code
 
 
 def _table(run: Run, result: Reevaluation, fields: Mapping[str, object]) -> PredictionTable:
@@ -118,8 +129,6 @@ def _print(run: Run, result: Reevaluation) -> None:
             f"recorded probabilities are {told}: largest difference "
             f"{again.largest_difference:.2g}, {again.changed} predictions changed"
         )
-    if again is not None and not again.reproduced:
-        say("note: compare the versions in fs show RUN with those of fs doctor")
     if run.shuffled_labels:
         say("note: a control: the labels of the training rows were shuffled before the fit")
     if result.trained_on is None:

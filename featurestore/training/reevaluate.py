@@ -9,14 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from featurestore.catalogue import Catalogue, Record
+from featurestore.embedding.plan import digest_keys
 from featurestore.errors import Conflict, NotFound
 from featurestore.features import FeatureSet, Split, open_record
 from featurestore.training.classify import recipe_of
 from featurestore.training.evaluation import Metrics, Predictions, predict, score
 from featurestore.training.runs import Run
 
-# Another processor, or another version of a library, adds float32 in another order.
-REPRODUCED_WITHIN = 1e-5
+# Another processor, or another version of a library, adds float32 in another order: with kernels
+# of older processors, 2,000 photographs of the reference's had differences up to 4.3e-6 (a dense
+# head on features that are not scaled; 3.9e-7 scaled).
+REPRODUCED_WITHIN = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Reproduction:
 
     @property
     def reproduced(self) -> bool:
-        """Whether the differences are those of rounding."""
+        """Whether every prediction is the same and no difference is above `REPRODUCED_WITHIN`."""
         return self.largest_difference <= REPRODUCED_WITHIN and not self.changed
 
 
@@ -159,8 +162,7 @@ def _classes_apart(ours: Sequence[str], theirs: Sequence[str]) -> str:
 
 
 def _shared(rows: Split, trained: FeatureSet) -> int:
-    digests = {digest.tobytes() for digest in trained["train"].sha256}
-    return sum(digest.tobytes() in digests for digest in rows.sha256)
+    return int(np.isin(digest_keys(rows.sha256), digest_keys(trained["train"].sha256)).sum())
 
 
 def _reproduction(recorded: Predictions, found: Predictions) -> Reproduction:

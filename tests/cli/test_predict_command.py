@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import featurestore as fs
+from featurestore.digests import sha256_file
 from featurestore.features import open_features
 from featurestore.online import ONLINE
 from featurestore.testing.images import encode, photograph, write_image_folder
@@ -289,9 +290,9 @@ def evaluate(root, *arguments, expect=0):
     assert run(command) == expect
 
 
-def evaluated(root, capsys, *arguments):
+def evaluated(root, capsys, *arguments, expect=0):
     capsys.readouterr()
-    evaluate(root, *arguments, "--json")
+    evaluate(root, *arguments, "--json", expect=expect)
     return json.loads(capsys.readouterr().out)
 
 
@@ -307,21 +308,38 @@ def test_evaluate_reproduces_what_was_recorded(made, capsys):
     assert "recorded probabilities are reproduced" in capsys.readouterr().out
 
 
-def test_evaluate_tells_what_is_not_reproduced(copy, capsys):
-    from featurestore.digests import sha256_file
-
-    path = copy / "cache" / "runs" / "first"
+def recorded_otherwise(root, change):
+    """Change the probabilities that the run recorded of its test split, digest included."""
+    path = root / "cache" / "runs" / "first"
     with np.load(path / "probabilities-test.npz") as arrays:
         changed = dict(arrays)
-    changed["probabilities"] = changed["probabilities"][:, ::-1]
+    changed["probabilities"] = change(changed["probabilities"])
     np.savez_compressed(path / "probabilities-test.npz", **changed)
     record = json.loads((path / "run.json").read_text())
     record["files"]["probabilities-test.npz"] = sha256_file(path / "probabilities-test.npz")
     (path / "run.json").write_text(json.dumps(record))
-    found = evaluated(copy, capsys)["reproduction"]
+
+
+def test_evaluate_tells_what_is_not_reproduced(copy, capsys):
+    recorded_otherwise(copy, lambda probabilities: probabilities[:, ::-1])
+    found = evaluated(copy, capsys, expect=5)["reproduction"]
     assert found["reproduced"] is False and found["changed"] == 8
-    evaluate(copy)
-    assert "NOT reproduced" in capsys.readouterr().out
+    evaluate(copy, "--output", copy / "out.csv", expect=5)
+    captured = capsys.readouterr()
+    assert "NOT reproduced" in captured.out and "fs doctor" in captured.err
+    assert (copy / "out.csv").exists()
+    evaluate(copy, "--split", "train")
+
+
+def test_evaluate_allows_for_another_machine_s_rounding(copy, capsys):
+    away = np.array([1, -1], np.float32)
+    for step, code in ((2e-5, 0), (2e-4, 5)):
+        shutil.copytree(copy / "cache", copy / str(code) / "cache")
+        recorded_otherwise(copy / str(code), lambda found, step=step: found + step * away)
+        reproduction = evaluated(copy / str(code), capsys, expect=code)["reproduction"]
+        assert reproduction["reproduced"] == (code == 0)
+        assert reproduction["largest_difference"] == pytest.approx(step, rel=0.1)
+        assert reproduction["changed"] == 0
 
 
 def test_evaluate_on_another_dataset_of_the_recipe(copy, capsys):
