@@ -72,7 +72,7 @@ def evaluate(
         else vars(result.reproduction) | {"reproduced": result.reproduction.reproduced},
     }
     if output is not None:
-        write_file(_table(run, result, fields), output, format=format)
+        write_file(_table(run, result, fields), output, format=format, overwrite=overwrite)
         say(f"wrote {output}")
     if as_json:
         print_json(fields)

@@ -101,7 +101,7 @@ def predict(
     if output is None:
         write_text(table, sys.stdout, format=chosen)
     else:
-        write_file(table, output, format=chosen)
+        write_file(table, output, format=chosen, overwrite=overwrite)
     told.finish(refused)
     return _SKIPPED if told.skipped or refused else 0
 

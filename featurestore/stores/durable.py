@@ -1,6 +1,6 @@
 """Every byte this package stores reaches the disk through here, and stays there.
 
-`write`, `sync`, `rename` and `make_directory` are the only operations that change a disk;
+`write`, `sync`, `rename`, `link` and `make_directory` are the only operations that change a disk;
 everything else is made of them. Call them through the module (`durable.rename(...)`), so that
 `featurestore.testing.faults` can make any one of them fail.
 """
@@ -47,6 +47,11 @@ def sync(descriptor: int) -> None:
 def rename(source: Path, target: Path) -> None:
     """Put `source` in the place of `target` in one step; not yet durable."""
     os.replace(source, target)
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name, which must be free; not yet durable."""
+    os.link(source, target)
 
 
 def make_directory(path: Path) -> None:
@@ -101,6 +106,29 @@ def replace(source: Path, target: Path) -> None:
     sync_directory(target.parent)
     if source.parent != target.parent:
         sync_directory(source.parent)
+
+
+def add(source: Path, target: Path) -> None:
+    """Like `replace` for a file, but what stands under the name of `target` stays.
+
+    Raises
+    ------
+    FileExistsError
+        Something does.
+    """
+    try:
+        link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        # FAT, exFAT and some network drives have no second names; there, a file that appears
+        # between the two lines is replaced.
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+        replace(source, target)
+        return
+    source.unlink()
+    sync_directory(target.parent)
 
 
 def put_in_place(source: Path, target: Path) -> None:

@@ -25,7 +25,7 @@ from unittest import mock
 
 from featurestore.stores import durable
 
-_OPERATIONS = ("write", "sync", "rename", "make_directory")
+_OPERATIONS = ("write", "sync", "rename", "link", "make_directory")
 
 Fault = Callable[[str, tuple[object, ...]], None]
 

@@ -82,13 +82,19 @@ def refuse_existing(path: Path | None, *, overwrite: bool) -> None:
         It exists and is not to be replaced.
     """
     if path is not None and path.exists() and not overwrite:
-        raise Conflict(f"{path} exists already", next_step="choose another name or add --overwrite")
+        raise _existing(path)
 
 
-def write_file(table: PredictionTable, path: Path, *, format: str) -> None:
-    """Write a table to a file, which appears, or is replaced, when it is whole and durable."""
+def write_file(table: PredictionTable, path: Path, *, format: str, overwrite: bool) -> None:
+    """Write a table to a file, which appears, or is replaced, when it is whole and durable.
+
+    Raises
+    ------
+    Conflict
+        The file exists, perhaps only since the table was begun, and is not to be replaced.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _in_place(path) as building:
+    with _in_place(path, overwrite=overwrite) as building:
         if format == "parquet":
             _write_parquet(table, building)
         else:
@@ -104,13 +110,22 @@ def write_text(table: PredictionTable, stream: TextIO, *, format: str) -> None:
     {"csv": _write_csv, "json": _write_json}[format](table, stream)
 
 
+def _existing(path: Path) -> Conflict:
+    return Conflict(f"{path} exists already", next_step="choose another name or add --overwrite")
+
+
 @contextmanager
-def _in_place(path: Path) -> Iterator[Path]:
+def _in_place(path: Path, *, overwrite: bool) -> Iterator[Path]:
     building = durable.temporary_path(path)
     try:
         yield building
         durable.sync_file(building)
-        durable.replace(building, path)
+        if overwrite:
+            durable.replace(building, path)
+        else:
+            durable.add(building, path)
+    except FileExistsError as error:
+        raise _existing(path) from error
     finally:
         durable.remove(building)
 

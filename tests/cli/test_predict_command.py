@@ -1,6 +1,7 @@
 """`fs predict` and `fs evaluate` as they are typed, on a real small network with random weights."""
 
 import csv
+import errno
 import io
 import json
 import shutil
@@ -15,7 +16,9 @@ import featurestore as fs
 from featurestore.digests import sha256_file
 from featurestore.features import open_features
 from featurestore.online import ONLINE
+from featurestore.stores import durable
 from featurestore.testing.images import encode, photograph, write_image_folder
+from featurestore.training.prediction_table import PredictionTable
 from featurestore.training.runs import load_run
 from featurestore.training.settings import LogisticSettings
 from featurestore.training.train import TrainOptions, train
@@ -223,6 +226,33 @@ def test_output_files_are_whole_and_not_replaced_unasked(made, tmp_path, capsys,
     predict(made, made / "photos" / "train", "--output", output, "--overwrite")
     assert output.read_bytes() != before
     assert [path.name for path in output.parent.iterdir()] == [output.name]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_an_output_file_that_appeared_meanwhile_is_kept(copy, capsys, monkeypatch, links):
+    output = copy / "out.csv"
+    finish = PredictionTable.class_columns.fget
+
+    def meanwhile(table):
+        output.write_text("of another process")
+        return finish(table)
+
+    def refused(*arguments):
+        raise OSError(errno.EPERM, "no hard links")
+
+    monkeypatch.setattr(PredictionTable, "class_columns", property(meanwhile))
+    if not links:
+        monkeypatch.setattr(durable, "link", refused)
+    predict(copy, copy / "photos" / "test", "--output", output, expect=6)
+    assert "exists already" in capsys.readouterr().err
+    assert output.read_text() == "of another process"
+    assert not list(copy.glob(".tmp-*"))
+    predict(copy, copy / "photos" / "test", "--output", output, "--overwrite")
+    assert len(output.read_text().splitlines()) == 9
+    monkeypatch.setattr(PredictionTable, "class_columns", property(finish))
+    predict(copy, copy / "photos" / "test", "--output", copy / "new.csv")
+    assert (copy / "new.csv").read_text() == output.read_text()
+    assert not list(copy.glob(".tmp-*"))
 
 
 def test_a_failed_prediction_leaves_the_old_output(copy, capsys):

@@ -32,6 +32,23 @@ def test_failing_at_any_moment_keeps_the_old_file_or_the_new(tmp_path):
         assert os.listdir(tmp_path) == ["record.json"]
 
 
+def test_added_file_replaces_none_and_fails_whole(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(b"new")
+    target.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileExistsError):
+        durable.add(source, target)
+    target.unlink()
+    for k in range(2):
+        with fail_operation(k) as log, pytest.raises(OSError):
+            durable.add(source, target)
+        assert log.failed
+        target.unlink(missing_ok=True)
+        source.write_bytes(b"new")
+    durable.add(source, target)
+    assert (target.read_bytes(), os.listdir(tmp_path)) == (b"new", ["target"])
+
+
 def test_directory_is_put_in_place_and_removed(tmp_path):
     source = tmp_path / "building"
     durable.make_directory(source)
