@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from featurestore.compare.crossed import crossed_mean
+from featurestore.compare.crossed import crossed_difference, crossed_share
 from featurestore.compare.curve_sentences import curve_sentence
 from featurestore.compare.curve_sizes import check_sizes, default_sizes, nested_order
 from featurestore.compare.learning_curve import (
@@ -185,7 +185,7 @@ def _curve(
     points = tuple(
         CurvePoint(
             labels=size,
-            accuracy=crossed_mean(scores, low=0, high=1),
+            accuracy=crossed_share(scores),
             by_seed=tuple(scores.mean(axis=1).tolist()),
         )
         for size, scores in right.items()
@@ -209,7 +209,7 @@ def _last_gain(right: Mapping[int, np.ndarray]) -> Gain | None:
     return Gain(
         fewer=fewer,
         more=more,
-        difference=crossed_mean(right[more] - right[fewer], low=-1, high=1),
+        difference=crossed_difference(right[more] - right[fewer]),
     )
 
 

@@ -18,7 +18,7 @@ class CurvePoint:
     accuracy
         Mean over the seeds, on the evaluated split. Its interval counts both what other evaluated
         images and what other labelled images and seeds might have given: see
-        `featurestore.compare.crossed.crossed_mean`. With one seed it counts the images only. Seeds
+        `featurestore.compare.crossed`. With one seed it counts the images only. Seeds
         draw from one training split: the nearer a size comes to all of it, the less their subsets
         differ, and the less of what other labelled images would have given is counted.
     by_seed
