@@ -32,21 +32,24 @@ def test_failing_at_any_moment_keeps_the_old_file_or_the_new(tmp_path):
         assert os.listdir(tmp_path) == ["record.json"]
 
 
-def test_added_file_replaces_none_and_fails_whole(tmp_path):
+def test_added_file_replaces_none(tmp_path):
     source, target = tmp_path / "source", tmp_path / "target"
     source.write_bytes(b"new")
     target.symlink_to(tmp_path / "nowhere")
-    with pytest.raises(FileExistsError):
+    for link_fails in (True, False):
+        with fail_operation(0 if link_fails else 1), pytest.raises(FileExistsError):
+            durable.add(source, target)
+    assert source.exists() and target.is_symlink()
+    target.unlink()
+    with fail_operation(1), pytest.raises(OSError, match="injected at sync"):
         durable.add(source, target)
     target.unlink()
-    for k in range(2):
-        with fail_operation(k) as log, pytest.raises(OSError):
-            durable.add(source, target)
-        assert log.failed
-        target.unlink(missing_ok=True)
+    for failing in (0, 9):  # where no second name can be given, and where it can
         source.write_bytes(b"new")
-    durable.add(source, target)
-    assert (target.read_bytes(), os.listdir(tmp_path)) == (b"new", ["target"])
+        with fail_operation(failing):
+            durable.add(source, target)
+        assert (target.read_bytes(), os.listdir(tmp_path)) == (b"new", ["target"])
+        target.unlink()
 
 
 def test_directory_is_put_in_place_and_removed(tmp_path):
