@@ -91,8 +91,9 @@ def learning_curve(
 ) -> None:
     """Measure accuracy on feature set NAME against the number of labelled training images.
 
-    Each seed draws stratified images, smaller sizes from within larger ones. The intervals count
-    both which images were labelled and which were evaluated. No run is recorded.
+    Each seed draws stratified images, smaller sizes from within larger ones. The 95 % intervals
+    count which images were evaluated and, with more than one seed, which were labelled. No run is
+    recorded.
     """
     settings = parse_heads(heads)
     if plot is not None:  # a missing Matplotlib or another ending shows before the fits
@@ -167,5 +168,5 @@ def _say_what_was_left_out(curve: LearningCurve) -> None:
             say(f"{each.label}: not fitted to {left_out.labels:,} labels: {left_out.reason}")
         for note in each.notes:
             say(f"{each.label}: note: {note}")
-    if curve.split == "test":
-        say("note: what is chosen by this curve has been chosen on the test split")
+    for note in curve.notes:
+        say(f"note: {note}")

@@ -124,6 +124,7 @@ def learning_curve(
         rows=len(evaluated),
         curves=tuple(curves),
         majority_share=float(np.bincount(evaluated.labels).max() / len(evaluated)),
+        notes=tuple(_curve_notes(options)),
     )
 
 
@@ -228,6 +229,18 @@ def _stopping_note(fits: _Fits, settings: HeadSettings) -> list[str]:
     if not _stops_early(settings) or fits.validation is not fits.evaluated:
         return []
     return ["early stopping chose the epoch by the rows that accuracy was measured on"]
+
+
+def _curve_notes(options: CurveOptions) -> list[str]:
+    notes = []
+    if options.seeds == 1:
+        notes.append(
+            "with one seed the intervals count which images were evaluated, and not which were "
+            "labelled"
+        )
+    if options.split == "test":
+        notes.append("what is chosen by this curve has been chosen on the test split")
+    return notes
 
 
 def _told(progress: Progress | None, done: int, total: int) -> Callable[[str], None]:

@@ -1,4 +1,7 @@
-"""What a learning curve says, in words; an outlook beyond the sizes tried is marked as one."""
+"""What a learning curve says, in words; an outlook beyond the sizes tried is marked as one.
+
+From how many labels on a level is reached is said of the measured means, which have their errors.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Sequence
 
 from featurestore.compare.learning_curve import CurvePoint, Gain
 from featurestore.compare.results import Estimate
+from featurestore.compare.sentences import count_text, points_text
 
 _LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 _WITHIN = 0.01
@@ -27,13 +31,16 @@ def curve_sentence(
     if reached is not None and len(points) > 1:
         first = _first_staying(points, reached)
         parts.append(
-            f"{reached:g} from {first:,} labels on"
-            if first < last.labels
-            else f"{reached:g} with no fewer of those tried"
+            f"measured mean {reached:g} or more "
+            + (
+                f"from {_labels(first)} on"
+                if first < last.labels
+                else "with no fewer of those tried"
+            )
         )
     within = _first_staying(points, end - _WITHIN)
     if within < last.labels:
-        parts.append(f"within 1 point of that from {within:,} labels on")
+        parts.append(f"measured mean within 1 point of the last from {_labels(within)} on")
     if last_gain is not None:
         parts.append(_gain(last_gain))
     return "; ".join(parts)
@@ -45,8 +52,8 @@ def _gain(gain: Gain) -> str:
     low, high = (interval.low, interval.high) if interval is not None else (value, value)
     verb = "gained" if value >= 0 else "lost"
     text = (
-        f"from {gain.fewer:,} to {gain.more:,} labels it {verb} {abs(100 * value):.1f} points "
-        f"(95 % {_signed(100 * low)} to {_signed(100 * high)}): "
+        f"from {gain.fewer:,} to {gain.more:,} labels it {verb} {points_text(abs(value))} points "
+        f"(95 % {points_text(low)} to {points_text(high)}): "
     )
     if high < _LITTLE:
         small = "a gain, but a small one" if low > 0 else "a gain of less than a point, if any"
@@ -79,9 +86,4 @@ def _accuracy(found: Estimate) -> str:
 
 
 def _labels(count: int) -> str:
-    return f"{count:,} label{'' if count == 1 else 's'}"
-
-
-def _signed(points: float) -> str:
-    text = f"{points:.1f}".replace("-", "−")
-    return "0.0" if text == "−0.0" else text
+    return count_text(count, "label")

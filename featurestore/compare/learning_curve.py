@@ -95,6 +95,8 @@ class LearningCurve:
     majority_share
         Share of that split's most frequent label: what always answering it would score. None where
         it was not counted.
+    notes
+        What a reader must be told of the whole. Heads have notes of their own.
     """
 
     feature_set: str
@@ -103,3 +105,4 @@ class LearningCurve:
     rows: int
     curves: tuple[HeadCurve, ...]
     majority_share: float | None = None
+    notes: tuple[str, ...] = ()

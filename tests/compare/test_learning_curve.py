@@ -332,6 +332,18 @@ def test_early_stopping_gets_the_validation_rows_and_says_so(monkeypatch):
     assert asked == [60, 60]
 
 
+def test_what_one_seed_and_the_test_split_mean_is_noted():
+    def notes(**options):
+        return learning_curve(features_of(), [LOGISTIC], CurveOptions(sizes=(40,), **options)).notes
+
+    assert notes(seeds=2) == ()
+    (one_seed,) = notes(seeds=1)
+    assert "with one seed the intervals count which images were evaluated, and not" in one_seed
+    assert notes(seeds=2, split="test") == (
+        "what is chosen by this curve has been chosen on the test split",
+    )
+
+
 def test_progress_counts_every_fit():
     seen = []
     options = CurveOptions(sizes=(20, 40), seeds=2, progress=lambda *told: seen.append(told))
@@ -396,7 +408,8 @@ def test_a_sentence_says_what_the_last_doubling_brought(difference, ending):
     assert text.endswith(ending)
     assert text.startswith(
         "logistic: accuracy 0.970 (95 % 0.960 to 0.980) with all 2,000 labels; "
-        "0.95 from 1,000 labels on; within 1 point of that from 1,000 labels on; "
+        "measured mean 0.95 or more from 1,000 labels on; "
+        "measured mean within 1 point of the last from 1,000 labels on; "
         f"from 1,000 to 2,000 labels it gained {100 * difference[0]:.1f} points (95 % "
     )
 
@@ -414,7 +427,7 @@ def test_twenty_images_all_right_do_not_say_that_more_labels_are_worth_little():
 
 def test_a_level_that_is_left_again_is_not_reached():
     text = curve_sentence("knn", POINTS[:3], last_gain=None, train_rows=2000)
-    assert "with 500 labels; 0.9 from 200 labels on" in text
+    assert "with 500 labels; measured mean 0.9 or more from 200 labels on" in text
     assert "all" not in text
 
 
@@ -426,7 +439,7 @@ def test_a_rise_over_a_long_stretch_is_no_outlook():
 
 def test_a_level_reached_at_the_end_only_is_said_so():
     text = curve_sentence("knn", [POINTS[0], POINTS[4]], last_gain=None, train_rows=2000)
-    assert text.endswith("2,000 labels; 0.95 with no fewer of those tried")
+    assert text.endswith("2,000 labels; measured mean 0.95 or more with no fewer of those tried")
 
 
 def test_a_loss_is_called_one():
