@@ -123,23 +123,6 @@ class KnnHead(SklearnHead[KnnSettings]):
             )
         return model, notes
 
-    def check_loaded(self, model: Any, path: Path) -> None:
-        """Refuse other ways to search, and labels that are no class: they are written to memory."""
-        labels, rows = getattr(model, "_y", None), getattr(model, "_fit_X", None)
-        if (
-            getattr(model, "_fit_method", None) != "brute"
-            or not isinstance(rows, np.ndarray)
-            or not isinstance(labels, np.ndarray)
-            or labels.shape != rows.shape[:1]
-            or labels.min(initial=0) < 0
-            or labels.max(initial=0) >= len(model.classes_)
-        ):
-            raise IntegrityError(
-                f"{path}: expected a brute-force model with one of {len(model.classes_)} labels a "
-                "row, found another",
-                next_step="train the head again",
-            )
-
 
 class RandomForestHead(SklearnHead[RandomForestSettings]):
     """`RandomForestClassifier`, fitted on all cores.

@@ -6,9 +6,9 @@ here by name, each looked at. "Anything of NumPy or scikit-learn" would be too m
 name functions, modules that act when they are imported, or ``numpy.lib._datasource.DataSource``,
 which removes a directory of the file's choice when it is collected.
 
-A trusted type may still hold hostile numbers: scikit-learn follows the node indices of trees
-without looking, so those are checked here before a model predicts. KDTree and BallTree are not
-listed: their indices cannot be checked from outside.
+A trusted type may still hold hostile numbers. Where compiled code would follow them without
+looking, `model_numbers` looks first. KDTree and BallTree are not listed: their indices cannot be
+checked from outside.
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ import numpy as np
 import sklearn
 import skops
 import skops.io
-from sklearn.base import BaseEstimator
-from sklearn.ensemble import BaggingClassifier
 
 from featurestore.errors import IntegrityError, InvalidInput
+from featurestore.training.model_numbers import check_numbers
 
 SUFFIX = ".skops"
 _TRAIN_AGAIN = "train the head again"
@@ -54,8 +53,8 @@ _ALSO_TRUSTED = frozenset(
         "sklearn._loss.loss.HalfMultinomialLoss",
     }
 )
-# What a file that is no model makes zipfile, skops and scikit-learn raise.
-_UNREADABLE = (
+# What a file that is no model makes zipfile, skops, scikit-learn and Keras raise.
+UNREADABLE = (
     ArithmeticError,
     AttributeError,
     EOFError,
@@ -119,19 +118,19 @@ def load_model(
                 next_step=_TRAIN_AGAIN,
             )
         model = skops.io.load(path, trusted=unknown)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise IntegrityError(
             f"{path} is not a model that skops can read: {_first_line(error)}",
             next_step=_TRAIN_AGAIN,
         ) from error
     _check_kind(model, path, estimator=estimator, n_features=n_features, n_classes=n_classes)
     try:
-        _check_trees(model, None, seen=set())
+        check_numbers(model)
         check(model)
         probabilities = model.predict_proba(np.zeros((1, n_features)))
         if probabilities.shape != (1, n_classes):
             raise ValueError(f"its probabilities are of shape {probabilities.shape}")
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise IntegrityError(
             f"{path}: the numbers of this {estimator.__name__} model do not fit together: "
             f"{_first_line(error)}",
@@ -164,60 +163,6 @@ def _check_kind(
         f"{found} classes",
         next_step=_TRAIN_AGAIN,
     )
-
-
-def _check_trees(part: Any, width: int | None, *, seen: set[int]) -> None:
-    """Check every tree below `part`: it may follow no index outside itself or its rows.
-
-    `width` is the number of columns that the enclosing estimator has checked its rows to have.
-    Source: scikit-learn's `Tree` (children_left, children_right, feature; -1 ends a branch) and
-    `TreePredictor` (left, right, feature_idx), which read rows without a check of their bounds.
-    """
-    if id(part) in seen:
-        return
-    seen.add(id(part))
-    kind = type(part).__name__
-    if kind == "Tree":
-        _check_tree(part, width)
-    elif kind == "TreePredictor":
-        _check_predictor(part, width)
-    elif isinstance(part, dict):
-        for value in part.values():
-            _check_trees(value, width, seen=seen)
-    elif isinstance(part, list | tuple) or (isinstance(part, np.ndarray) and part.dtype == object):
-        for value in np.ravel(part) if isinstance(part, np.ndarray) else part:
-            _check_trees(value, width, seen=seen)
-    elif isinstance(part, BaseEstimator) or type(part).__module__.startswith("sklearn."):
-        own = getattr(part, "n_features_in_", width)
-        if width is not None and own != width:
-            raise ValueError(f"a {kind} of {own} features in a model of {width}")
-        # Bagging hands each estimator some of the columns, and the estimator checks their number.
-        inner = None if isinstance(part, BaggingClassifier) else own
-        for value in vars(part).values() if hasattr(part, "__dict__") else ():
-            _check_trees(value, inner, seen=seen)
-
-
-def _check_tree(tree: Any, width: int | None) -> None:
-    if tree.n_features != width or not tree.node_count:
-        raise ValueError(f"a tree of {tree.node_count} nodes on {tree.n_features} features")
-    left, right = tree.children_left, tree.children_right
-    node = np.arange(tree.node_count)
-    leaf = left == -1
-    inside = (left > node) & (left < len(node)) & (right > node) & (right < len(node))
-    column = (tree.feature >= 0) & (tree.feature < tree.n_features)
-    if not np.all(leaf | (inside & column)):
-        raise ValueError("a tree with nodes or features that it does not have")
-
-
-def _check_predictor(predictor: Any, width: int | None) -> None:
-    nodes = predictor.nodes
-    node = np.arange(len(nodes))
-    left, right = nodes["left"].astype(np.int64), nodes["right"].astype(np.int64)
-    inside = (left > node) & (left < len(node)) & (right > node) & (right < len(node))
-    column = (nodes["feature_idx"] >= 0) & (nodes["feature_idx"] < (width or 0))
-    split = inside & column & (nodes["is_categorical"] == 0)
-    if not len(nodes) or not np.all((nodes["is_leaf"] != 0) | split):
-        raise ValueError("a tree with nodes or features that it does not have")
 
 
 def _first_line(error: BaseException) -> str:

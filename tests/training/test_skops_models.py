@@ -7,6 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 import skops.io
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import (
     BaggingClassifier,
     GradientBoostingClassifier,
@@ -14,8 +16,9 @@ from sklearn.ensemble import (
     RandomForestClassifier,
 )
 from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import KNeighborsClassifier, RadiusNeighborsClassifier
 from sklearn.preprocessing import FunctionTransformer
+from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 
 from featurestore.errors import IntegrityError
@@ -187,10 +190,117 @@ def test_neighbours_without_a_class_are_refused(labels, tmp_path):
     head = create_head(build_settings("knn", {})).fit(ROWS, None, options=FitOptions(n_classes=3))
     head.model_._y = labels
     head.save(tmp_path / "model.skops")
-    with pytest.raises(IntegrityError, match="brute-force model"):
+    with pytest.raises(IntegrityError, match="neighbours without one of 3 labels"):
         create_head(build_settings("knn", {})).load(
             tmp_path / "model.skops", feature_shape=(2, 2, 8), n_classes=3
         )
+
+
+NEIGHBOURS = {
+    "nearest": KNeighborsClassifier(algorithm="brute", metric="manhattan"),
+    "within a radius": RadiusNeighborsClassifier(1e4, algorithm="brute", metric="manhattan"),
+}
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["alone", "within bagging"])
+@pytest.mark.parametrize("kind", NEIGHBOURS)
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"_y": np.full(60, 10**9)},
+        {"_y": Y[:-1]},
+        {"_y": Y.astype("float64")},
+        {"_fit_X": X[:, :5].copy()},
+        {"n_samples_fit_": 10**9},
+    ],
+    ids=lambda damage: next(iter(damage)),
+)
+def test_neighbours_that_compiled_code_would_follow_are_refused(kind, damage, nested, tmp_path):
+    # Predicting with the first of them ends the process: nothing may predict before the check.
+    model = inner = clone(NEIGHBOURS[kind]).fit(X, Y)
+    if nested:
+        model = BaggingClassifier(clone(inner), n_estimators=2, bootstrap=False).fit(X, Y)
+        inner = model.estimators_[1]
+    vars(inner).update(damage)
+    save_model(model, tmp_path / "model.skops")
+    with pytest.raises(IntegrityError, match="do not fit together: neighbours"):
+        load(tmp_path / "model.skops", type(model))
+
+
+def test_more_neighbours_than_rows_are_refused(tmp_path):
+    model = clone(NEIGHBOURS["nearest"]).fit(X, Y).set_params(n_neighbors=61)
+    save_model(model, tmp_path / "model.skops")
+    with pytest.raises(IntegrityError, match="61 neighbours among 60 rows"):
+        load(tmp_path / "model.skops", KNeighborsClassifier)
+
+
+def boosted(y):
+    return GradientBoostingClassifier(n_estimators=4, random_state=0).fit(X, y)
+
+
+def with_columns(model, columns):
+    model.estimators_ = np.repeat(model.estimators_[:, :1], columns, axis=1)
+
+
+def with_first_guess(model, columns):
+    model.init_.class_prior_ = np.full(columns, 1 / columns)
+
+
+@pytest.mark.parametrize("columns", [1, 40])
+@pytest.mark.parametrize("damage", [with_columns, with_first_guess])
+def test_boosting_of_another_number_of_trees_a_step_is_refused(damage, columns, tmp_path):
+    model = boosted(Y)
+    damage(model, columns)
+    save_model(model, tmp_path / "model.skops")
+    with pytest.raises(IntegrityError, match="do not fit together: gradient boosting"):
+        load(tmp_path / "model.skops", GradientBoostingClassifier)
+
+
+def test_boosting_of_two_classes_has_one_tree_a_step(tmp_path):
+    model = boosted(Y == 0)
+    model.classes_ = np.arange(2)
+    save_model(model, tmp_path / "model.skops")
+    loaded = load(tmp_path / "model.skops", GradientBoostingClassifier, n_classes=2)
+    np.testing.assert_array_equal(loaded.predict_proba(X), model.predict_proba(X))
+    with_columns(model, 2)
+    save_model(model, tmp_path / "model.skops")
+    with pytest.raises(IntegrityError, match=r"\(4, 2\) trees for 2 classes"):
+        load(tmp_path / "model.skops", GradientBoostingClassifier, n_classes=2)
+
+
+def test_boosting_with_trees_of_classes_is_refused(tmp_path):
+    model = boosted(Y)
+    model.estimators_[1, 1] = DecisionTreeClassifier().fit(X, Y)
+    save_model(model, tmp_path / "model.skops")
+    with pytest.raises(IntegrityError, match="trees of another kind"):
+        load(tmp_path / "model.skops", GradientBoostingClassifier)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda m: {"_dual_coef_": m._dual_coef_[:, :1].copy()},
+        lambda m: {"_dual_coef_": m._dual_coef_[:1].copy()},
+        lambda m: {"_dual_coef_": m._dual_coef_[:, :1].copy(), "support_": m.support_[:1]},
+        lambda m: {"_intercept_": m._intercept_[:1]},
+        lambda m: {"_n_support": np.array([-5, 5, m._n_support.sum()], np.int32)},
+        lambda m: {"_n_support": np.array([m._n_support.sum()], np.int32)},
+        lambda m: {"_probA": np.zeros(1)},
+        lambda m: {"support_vectors_": m.support_vectors_[:, :3].copy()},
+        lambda m: {"kernel": "precomputed"},
+        lambda m: {"_impl": "one_class"},
+    ],
+)
+def test_support_vectors_of_other_sizes_are_refused(damage, tmp_path):
+    model = CalibratedClassifierCV(SVC(), ensemble=False, cv=3).fit(X, Y)
+    (fitted,) = model.calibrated_classifiers_
+    save_model(model, tmp_path / "whole.skops")
+    loaded = load(tmp_path / "whole.skops", CalibratedClassifierCV)
+    np.testing.assert_array_equal(loaded.predict_proba(X), model.predict_proba(X))
+    vars(fitted.estimator).update(damage(fitted.estimator))
+    save_model(model, tmp_path / "model.skops")
+    with pytest.raises(IntegrityError, match="do not fit together: a support vector machine"):
+        load(tmp_path / "model.skops", CalibratedClassifierCV)
 
 
 def test_calibrated_model_of_another_class_is_refused(tmp_path):
