@@ -6,7 +6,8 @@ import dataclasses
 import re
 import time
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from math import inf
 from pathlib import Path
 
 from featurestore.catalogue import (
@@ -87,7 +88,7 @@ def find_garbage(
     found += [
         Garbage(path, "run that was never finished, or half removed", _size(path))
         for path in sorted((cache / RUNS).glob(f"{durable.TEMPORARY_PREFIX}*"))
-        if clock() - path.stat().st_mtime > _ABANDONED_S
+        if clock() - _modified(path) > _ABANDONED_S
     ]
     if staging:
         found += _staging(cache)
@@ -239,5 +240,19 @@ def _busy(cache: Path) -> bool:
     return any(is_held(path) for path in (cache / LOCKS).glob("*.lock"))
 
 
+def _modified(path: Path) -> float:
+    """Return when a path was last changed; infinity where it is gone since it was listed."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return inf
+
+
 def _size(path: Path) -> int:
-    return sum(file.stat().st_size for file in store_files(path))
+    """Return the bytes below a path; what is gone since it was listed takes none."""
+    total = 0
+    with suppress(FileNotFoundError):  # a folder, while it is gone through
+        for file in store_files(path):
+            with suppress(FileNotFoundError):
+                total += file.stat().st_size
+    return total

@@ -1,13 +1,14 @@
 """What `fs gc` finds and leaves, without running a command."""
 
 import os
+import shutil
 
 import pytest
 
 import featurestore as fs
 from featurestore.catalogue import Catalogue, lock_path
 from featurestore.collect import find_garbage, remove_garbage
-from featurestore.embedding.commit import relist
+from featurestore.embedding.commit import relist, store_files
 from featurestore.locks import hold
 from featurestore.testing.embedding import TinyChoice
 from featurestore.testing.images import write_image_folder
@@ -71,6 +72,43 @@ def test_the_rest_of_a_killed_commit_goes(cache):
     remove_garbage(cache, find_garbage(cache))
     assert not any(path.exists() for path in rest)
     assert record.path.exists()
+
+
+def unfinished_run(cache, name):
+    path = cache / "runs" / f".tmp-7-0123abcd-{name}"
+    path.mkdir(parents=True)
+    (path / "model.skops").write_bytes(b"x" * 10)
+    return path
+
+
+def test_a_run_that_is_finished_while_it_is_looked_at_is_no_garbage(cache):
+    path = unfinished_run(cache, "first")
+
+    def clock():
+        path.rename(path.with_name("first"))
+        return path.with_name("first").stat().st_mtime + 7200
+
+    assert path not in {item.path for item in find_garbage(cache, clock=clock)}
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_what_goes_while_it_is_measured_takes_no_bytes(cache, monkeypatch, before):
+    rest = [unfinished_run(cache, name) for name in ("first", "second")]
+
+    def listed(path):
+        if path == rest[0] and before:
+            raise FileNotFoundError(path)
+        files = store_files(path)
+        if path == rest[0]:
+            shutil.rmtree(path)
+        return files
+
+    monkeypatch.setattr("featurestore.collect.store_files", listed)
+    found = find_garbage(cache, clock=lambda: rest[0].parent.stat().st_mtime + 7200)
+    assert {item.path: item.size_bytes for item in found if item.path in rest} == {
+        rest[0]: 0,
+        rest[1]: 10,
+    }
 
 
 def test_staging_goes_only_when_asked_for(cache):
