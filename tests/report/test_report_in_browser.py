@@ -157,6 +157,30 @@ def test_the_filters_work_with_the_keyboard(opened, report):
     assert shown(page).count() == counts["dense wrong"]
 
 
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_heads_name_leads_to_what_is_told_of_it(opened, width):
+    page, _, _ = opened
+    page.set_viewport_size({"width": width, "height": 844})
+    details = page.locator("details").nth(1)
+    assert not details.locator("svg").first.is_visible()
+    page.locator("main a", has_text="knn").click()
+    details.locator("svg").first.wait_for(state="visible")
+    assert page.locator("details[open]").count() == 1
+    summary = details.locator("summary").bounding_box()
+    assert 0 <= summary["y"] < 200  # the name is in sight above it
+
+
+def test_the_filters_are_one_named_group(opened):
+    page, _, _ = opened
+    group = page.get_by_role("group", name="Show", exact=True)
+    choices = group.get_by_role("radio")
+    assert choices.count() == page.locator("input[type=radio]").count() == 6
+    assert (
+        page.locator("[id]").evaluate_all("all => all.length - new Set(all.map(e => e.id)).size")
+        == 0
+    )
+
+
 def test_the_filters_work_with_the_mouse(opened):
     page, _, _ = opened
     page.get_by_text("all wrong", exact=False).first.click()
@@ -193,5 +217,5 @@ def test_paper_has_every_image_and_picture(opened):
     page.get_by_text("all wrong", exact=False).first.click()
     page.emulate_media(media="print")
     assert shown(page).count() == page.locator(".exhibits > li").count()
-    assert page.locator(".gallery > label:visible").count() == 0
+    assert page.locator(".gallery label:visible").count() == 0
     assert len(page.pdf(format="A4")) > 20_000
