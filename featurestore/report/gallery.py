@@ -14,12 +14,11 @@ MOST_SHOWN = 60
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """One contender's answer for one image, with its probability and that of the true class."""
+    """One contender's answer for one image, with its probability."""
 
     contender: str
     answer: int
     probability: float
-    true_probability: float
     right: bool
 
 
@@ -78,7 +77,6 @@ def choose_exhibits(outcomes: Sequence[Outcome], *, most: int = MOST_SHOWN) -> G
                     outcome.label,
                     answer=int(answers[number, row]),
                     probability=float(outcome.probabilities[row].max()),
-                    true_probability=float(true[number, row]),
                     right=bool(right[number, row]),
                 )
                 for number, outcome in enumerate(outcomes)

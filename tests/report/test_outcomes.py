@@ -114,7 +114,7 @@ def test_exhibits_are_told_apart_and_come_most_telling_first():
     assert (gallery.all_wrong_count, gallery.disagreed_count) == (2, 2)
     told, untold = gallery.disagreed[0].answers
     assert (told.answer, told.right, told.probability) == (0, True, pytest.approx(0.9))
-    assert (untold.answer, untold.right, untold.true_probability) == (1, False, pytest.approx(0.1))
+    assert (untold.answer, untold.right, untold.probability) == (1, False, pytest.approx(0.9))
 
 
 def test_only_the_first_exhibits_are_kept_and_all_are_counted():
