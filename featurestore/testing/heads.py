@@ -212,9 +212,10 @@ class HeadConformance:
             )
 
     def test_history_has_one_number_an_epoch(self) -> None:
-        """Curves of one fit are equally long, and a validation curve needs a validation split."""
-        train = blobs(40, n_classes=2)
-        for validation, splits in ((None, {"train"}), (train, {"train", "validation"})):
+        """Curves of one fit are equally long, and a validation curve needs validation rows."""
+        train, both = blobs(40, n_classes=2), {"train", "validation"}
+        nothing = MemoryRows(train.features[:0], train.labels[:0])
+        for validation, splits in ((None, {"train"}), (nothing, {"train"}), (train, both)):
             head = create_head(self.settings())
             head.fit(train, validation, options=FitOptions(n_classes=2))
             names = {f"{split}_{what}" for split in splits for what in ("loss", "accuracy")}

@@ -10,6 +10,7 @@ gradient might stay in the processor's cache.
 
 from __future__ import annotations
 
+import math
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -229,9 +230,17 @@ def _probabilities(model: Any, block: tf.Tensor) -> tf.Tensor:
 
 
 def _root_mean_square(rows: RowSource) -> float:
+    """Return what features are divided by: 1 where all are zero, and so stay so."""
     total = 0.0
     for features, _ in rows.in_order(block_rows(rows.row_values)):
-        block = features.astype(np.float32)
+        block = features.astype(np.float64)  # squares of float32 values overflow float32
         total += float(np.vdot(block, block))
-    mean = total / (len(rows) * rows.row_values)
-    return float(np.sqrt(mean)) or 1.0  # all zeros stay zeros
+    found = math.sqrt(total / (len(rows) * rows.row_values)) or 1.0
+    least = float(np.finfo(np.float32).tiny)
+    if not least <= found <= 1 / least:  # not a number too
+        raise InvalidInput(
+            f"head dense: the root mean square of the training features is {found:.3g}; expected "
+            f"{least:.1g} to {1 / least:.1g}, which float32 can divide by",
+            next_step="look at the features for values that are not finite, or embed again",
+        )
+    return found

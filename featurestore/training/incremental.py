@@ -57,6 +57,8 @@ class SgdHead:
             large.
         """
         settings = self.settings
+        if validation is not None and not len(validation):
+            validation = None
         residence = plan_residence(
             train, validation, memory_bytes=options.memory_bytes, head=settings.head
         )

@@ -105,6 +105,20 @@ def test_scaling_makes_the_scale_of_features_irrelevant():
     assert not np.allclose(weights(other)[0], weights(base)[0], atol=1e-2)
 
 
+@pytest.mark.parametrize("power", [60, 110, -110])
+def test_scaling_of_values_whose_squares_float32_does_not_hold(base, power):
+    wide = MemoryRows(TRAIN.features.astype("float32") * np.float32(2.0**power), TRAIN.labels)
+    for ours, theirs in zip(weights(fit(wide)), weights(base), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan, 3e38])
+def test_features_that_no_scale_brings_to_one_are_refused(value):
+    features = np.full_like(TRAIN.features, value, np.float32)
+    with pytest.raises(InvalidInput, match="root mean square"):
+        fit(MemoryRows(features, TRAIN.labels))
+
+
 def test_batch_larger_than_the_split():
     head = fit(blobs(11, n_classes=2), batch_size=64, epochs=2)
     assert len(head.history_["train_loss"]) == 2
