@@ -16,24 +16,24 @@ def find_identical(
     """Group rows of equal digest; the first `keep` groups are named, by position among all rows."""
     order = np.argsort(known.digests, kind="stable")
     starts = np.flatnonzero(np.diff(known.digests[order], prepend=-1))
-    groups = [group for group in np.split(order, starts[1:]) if len(group) > 1]
-    across = [_differ(known.splits, group) for group in groups]
-    disagreeing = [_differ(known.labels, group) for group in groups]
-    first = sorted(
-        range(len(groups)),
-        key=lambda at: (not across[at], not disagreeing[at], -len(groups[at]), groups[at][0]),
-    )
+    sizes = np.diff(starts, append=len(order))
+    starts, sizes = starts[sizes > 1], sizes[sizes > 1]
+    rows = order[_ranges(starts, sizes)]  # of groups alone: most images have no double
+    begins = np.cumsum(sizes) - sizes
+    across = _differ(known.splits[rows], begins)
+    disagreeing = _differ(known.labels[rows], begins)
+    first = np.lexsort((order[starts], -sizes, ~disagreeing, ~across))[:keep]
+    groups = [order[starts[at] : starts[at] + sizes[at]] for at in first]
     return Identical(
         groups=tuple(
             IdenticalGroup(
-                sha256=digest(int(groups[at][0])),
-                samples=tuple(name(int(row)) for row in groups[at]),
+                sha256=digest(int(group[0])), samples=tuple(name(int(row)) for row in group)
             )
-            for at in first[:keep]
+            for group in groups
         ),
-        across=sum(across),
-        within=len(groups) - sum(across),
-        disagreeing=sum(disagreeing),
+        across=int(across.sum()),
+        within=int((~across).sum()),
+        disagreeing=int(disagreeing.sum()),
     )
 
 
@@ -45,5 +45,17 @@ def leaking_rows(known: Known) -> np.ndarray:
     return leaking
 
 
-def _differ(column: np.ndarray, group: np.ndarray) -> bool:
-    return bool((column[group] != column[group[0]]).any())
+def _ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return the positions start to start + size of each pair, one after the other."""
+    positions: np.ndarray = np.arange(sizes.sum()) + np.repeat(
+        starts - (np.cumsum(sizes) - sizes), sizes
+    )
+    return positions
+
+
+def _differ(column: np.ndarray, begins: np.ndarray) -> np.ndarray:
+    """Return, for each group that begins in a column, whether its values are not all equal."""
+    if not len(begins):
+        return np.zeros(0, bool)
+    differ: np.ndarray = np.maximum.reduceat(column, begins) != np.minimum.reduceat(column, begins)
+    return differ
