@@ -13,8 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from featurestore.catalogue import Catalogue, Record
+from featurestore.errors import NotFound
 from featurestore.features import FeatureSet, open_record
+from featurestore.stores.durable import TEMPORARY_PREFIX
 
+FORMATS = ("zarr", "hdf5")
 ROUNDS = 9
 
 
@@ -23,14 +26,17 @@ def loading_against_numpy(features: FeatureSet) -> dict[str, object]:
 
     Of the same float16 array, format after format in turn. Cold: the system is asked first to drop
     the files' pages (POSIX; a machine below this one may still hold them).
+
+    Raises
+    ------
+    NotFound
+        The cache lacks the set in one of the formats.
     """
-    records = {
-        record.store_format: record
-        for record in Catalogue(features.path.parent.parent).records()
-        if record.fingerprint == features.fingerprint
-    }
+    cache = features.path.parent.parent
+    records = _in_every_format(features, cache)
     seconds: dict[str, dict[str, list[float]]] = {}
-    with tempfile.TemporaryDirectory() as scratch:
+    # In the cache, so that all lie on one disk: a temporary folder in memory is never cold.
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=cache) as scratch:
         array = Path(scratch) / "features.npy"
         expected = features["train"].load()[0]
         np.save(array, expected)
@@ -64,6 +70,22 @@ def loading_against_numpy(features: FeatureSet) -> dict[str, object]:
             flush=True,
         )
     return {"seconds": seconds, "medians": medians}
+
+
+def _in_every_format(features: FeatureSet, cache: Path) -> dict[str, Record]:
+    found = {
+        record.store_format: record
+        for record in Catalogue(cache).records()
+        if record.fingerprint == features.fingerprint
+    }
+    missing = [name for name in FORMATS if name not in found]
+    if missing:
+        raise NotFound(
+            f"{features.name} in cache {cache}: expected it as {' and '.join(FORMATS)}, to compare "
+            f"them; there is none as {' and '.join(missing)}",
+            next_step=f"embed the dataset again with --store {missing[0]}",
+        )
+    return {name: found[name] for name in FORMATS}
 
 
 def _from_store(record: Record) -> np.ndarray:
