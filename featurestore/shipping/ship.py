@@ -111,6 +111,8 @@ def export_model(
             check=check,
         )
         size_bytes = sum(one.stat().st_size for one in _files(building))
+        # Again: it may have come in the minutes since.
+        _refuse_existing(path, kind, overwrite=options.overwrite)
         _publish(building, path, shipment)
     finally:
         durable.remove(building)

@@ -191,6 +191,37 @@ def test_nothing_is_replaced_unasked(cache, tmp_path, capsys):
     assert run([*arguments, "--overwrite"]) == 0
 
 
+@pytest.mark.parametrize("ending", ["", ".json", ".md"])
+def test_what_came_while_it_was_written_is_not_replaced(cache, tmp_path, monkeypatch, ending):
+    path = tmp_path / "model.keras"
+    write = ship._write
+
+    def slowly(*arguments):
+        write(*arguments)
+        path.with_name(path.name + ending).write_text("somebody else's")
+
+    monkeypatch.setattr(ship, "_write", slowly)
+    assert run(["export-model", "logistic", str(path), "--no-check", *cache]) == 6
+    (left,) = tmp_path.iterdir()
+    assert left.read_text() == "somebody else's"
+
+
+def test_overwrite_does_not_replace_a_folder_that_came_meanwhile(cache, tmp_path, monkeypatch):
+    path = tmp_path / "model"
+    write = ship._write
+
+    def slowly(*arguments):
+        write(*arguments)
+        path.mkdir()
+        (path / "thesis.txt").write_text("years of work")
+
+    monkeypatch.setattr(ship, "_write", slowly)
+    arguments = ["export-model", "logistic", str(path), "--overwrite", "--no-check", *cache]
+    assert run(arguments) == 6
+    assert [each.name for each in tmp_path.iterdir()] == ["model"]
+    assert (path / "thesis.txt").read_text() == "years of work"
+
+
 @pytest.mark.parametrize("name", ["folder", "folder.savedmodel", "folder.keras", "folder.onnx"])
 def test_overwrite_never_empties_another_folder(cache, tmp_path, name, capsys):
     pytest.importorskip("onnxruntime")
