@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +13,11 @@ from featurestore.audit.findings import Audit, Balance, Identical, NearDuplicate
 from featurestore.audit.near import Progress
 from featurestore.audit.run import DEFAULT_THRESHOLD, AuditOptions
 from featurestore.audit.run import audit as audit_set
+from featurestore.compare.sentences import count_text
 from featurestore.features import open_features
 from featurestore_cli.options import BytesType, cache_option, json_option
 from featurestore_cli.output import print_json, print_line, print_table, say
+from featurestore_cli.progress import progress_line
 
 _LEAKS = 1
 _NAMED = 8
@@ -91,18 +92,12 @@ def audit(
 
 @contextmanager
 def _progress() -> Iterator[Progress | None]:
-    """Count compared pairs on a terminal, on one line that goes at the end."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-
-    def show(done: int, total: int) -> None:
-        click.echo(f"\rcompared {done / total:.0%} of {total:,} pairs", nl=False, err=True)
-
-    try:
-        yield show
-    finally:
-        click.echo("\r\x1b[K", nl=False, err=True)
+    with progress_line() as show:
+        yield (
+            None
+            if show is None
+            else lambda done, total: show(f"compared {done / total:.0%} of {total:,} pairs")
+        )
 
 
 def _fields(found: Audit) -> dict[str, object]:
@@ -136,7 +131,7 @@ def _print(found: Audit) -> None:
 
 def _print_identical(found: Identical) -> None:
     print_line(
-        f"identical images: {_count(found.across, 'group')} across splits, "
+        f"identical images: {count_text(found.across, 'group')} across splits, "
         f"{found.within:,} within one; {found.disagreeing:,} under several labels"
     )
     if found.groups:
@@ -158,7 +153,7 @@ def _print_identical(found: Identical) -> None:
 def _print_near(found: NearDuplicates) -> None:
     print_line(
         f"near duplicates, cosine {found.threshold:g} or more: "
-        f"{_count(found.across, 'pair')} across splits, {found.within:,} within one; "
+        f"{count_text(found.across, 'pair')} across splits, {found.within:,} within one; "
         f"{found.disagreeing:,} under two labels"
     )
     if found.pairs:
@@ -183,7 +178,7 @@ def _print_near(found: NearDuplicates) -> None:
     )
     print_line(f"  all {found.looked_at:,} pairs were compared{below}")
     if found.zero_rows:
-        print_line(f"  {_count(found.zero_rows, 'row')} of zeros: features without a direction")
+        print_line(f"  {count_text(found.zero_rows, 'row')} of zeros: features without a direction")
 
 
 def _print_balance(found: Balance) -> None:
@@ -228,15 +223,15 @@ def _say_how_to_mend(found: Audit) -> None:
     identical = found.identical.across
     near = found.near.across if found.near is not None else 0
     kinds = [
-        *([f"{_count(identical, 'group')} of identical images"] if identical else []),
-        *([f"{_count(near, 'near-duplicate pair')}"] if near else []),
+        *([f"{count_text(identical, 'group')} of identical images"] if identical else []),
+        *([f"{count_text(near, 'near-duplicate pair')}"] if near else []),
     ]
     say(f"leak: {' and '.join(kinds)} across splits")
     ids = [sample_id for column in found.remove.values() for sample_id in column]
     look = "look at the pairs (a cosine is no proof), then " if near else ""
     say(
-        f"  next: {look}remove {_count(len(ids), 'image')} so that each stays in its last split "
-        f"only, and embed again (no network runs): {', '.join(ids[:_NAMED])}"
+        f"  next: {look}remove {count_text(len(ids), 'image')} so that each stays in its last "
+        f"split only, and embed again (no network runs): {', '.join(ids[:_NAMED])}"
         f"{_more(len(ids) - _NAMED, of=' (--json lists all)')}"
     )
 
@@ -247,10 +242,6 @@ def _mark(leaks: bool, disagrees: bool) -> str:
 
 def _sample_text(sample: Sample) -> str:
     return f"{sample.sample_id} ({sample.split}, {sample.label})"
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _more(count: int, *, of: str = "") -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from featurestore.demo import Demo, run_demo
+from featurestore.manifest import SPLITS
 from featurestore.training.runs import Run
 from featurestore_cli.options import cache_option, json_option
 from featurestore_cli.output import print_json, print_line, print_table, say, say_quarantined
@@ -42,7 +43,7 @@ def _print(result: Demo) -> None:
         [
             [
                 run.head,
-                *(_accuracy(run, split) for split in ("train", "validation", "test")),
+                *(_accuracy(run, split) for split in SPLITS),
                 f"{run.seconds['fit']:.1f}",
             ]
             for run in result.runs

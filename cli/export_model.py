@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import click
 
 from featurestore_cli.options import cache_option, json_option
 from featurestore_cli.output import bytes_text, print_fields, print_json, say
+from featurestore_cli.progress import progress_line
 
 if TYPE_CHECKING:
     from featurestore.shipping.settings import ShippedModel
@@ -100,14 +100,8 @@ def export_model(
 
 @contextmanager
 def _steps() -> Iterator[Told | None]:
-    """Name the step at work on a terminal, on one line that goes when the last one ends."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    try:
-        yield lambda step: click.echo(f"\r\x1b[K{step} …", nl=False, err=True)
-    finally:
-        click.echo("\r\x1b[K", nl=False, err=True)
+    with progress_line() as show:
+        yield None if show is None else lambda step: show(f"{step} …")
 
 
 def _fields(run_id: str, shipped: ShippedModel) -> dict[str, object]:

@@ -16,6 +16,7 @@ from featurestore.errors import NotFound
 from featurestore.names import as_unicode
 from featurestore.online import DEFAULT_ONLINE_BYTES
 from featurestore.training.prediction_table import (
+    FORMATS,
     Prediction,
     PredictionTable,
     format_of,
@@ -47,7 +48,7 @@ _SHOWN = 20
 @click.option("--overwrite", is_flag=True, help="Replace the output file if it exists.")
 @click.option(
     "--format",
-    type=click.Choice(["csv", "json", "parquet"]),
+    type=click.Choice(FORMATS),
     help="Default: by the ending of --output, else csv.",
 )
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")

@@ -1,13 +1,35 @@
-"""The progress bar: images/s, time left, reused and computed. Off a terminal it is not drawn."""
+"""Progress on a terminal, and silence elsewhere: a bar for embedding, one line for the rest."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+import click
+
 from featurestore.embedding.settings import Progress, Silent
+from featurestore.names import printable
+
+
+@contextmanager
+def progress_line() -> Iterator[Callable[[str], None] | None]:
+    """Give what shows a text on one line of stderr, which goes at the end; None off a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+
+    def show(text: str) -> None:
+        fits = printable(text)[: shutil.get_terminal_size().columns - 1]  # a second line would stay
+        click.echo(f"\r\x1b[K{fits}", nl=False, err=True)
+
+    try:
+        yield show
+    finally:
+        click.echo("\r\x1b[K", nl=False, err=True)
 
 
 @contextmanager
@@ -41,6 +63,8 @@ def _apart(stream: TextIO) -> Iterator[TextIO]:
 
 
 class _Bar:
+    """Images/s, time left, reused and computed."""
+
     def __init__(self, stream: TextIO) -> None:
         from rich.console import Console
         from rich.progress import (

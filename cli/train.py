@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +19,7 @@ from featurestore.training.train import train as train_head
 from featurestore_cli.head_options import head_option, setting_options
 from featurestore_cli.options import BytesType, cache_option, json_option
 from featurestore_cli.output import print_fields, print_json, print_line, print_table, say
+from featurestore_cli.progress import progress_line
 
 
 @click.command()
@@ -115,18 +114,12 @@ def _hint(head: str) -> str:
 
 @contextmanager
 def _progress() -> Iterator[Progress | None]:
-    """Tell of each epoch on a terminal, on one line that goes when training ends."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-
-    def show(done: int, total: int, numbers: Mapping[str, float]) -> None:
-        click.echo(f"\r\x1b[K{_epoch_text(done, total, numbers)}", nl=False, err=True)
-
-    try:
-        yield show
-    finally:
-        click.echo("\r\x1b[K", nl=False, err=True)
+    with progress_line() as show:
+        yield (
+            None
+            if show is None
+            else lambda done, total, numbers: show(_epoch_text(done, total, numbers))
+        )
 
 
 def _epoch_text(done: int, total: int, numbers: Mapping[str, float]) -> str:
@@ -136,7 +129,7 @@ def _epoch_text(done: int, total: int, numbers: Mapping[str, float]) -> str:
     if "validation_loss" in numbers:
         loss, accuracy = numbers["validation_loss"], numbers["validation_accuracy"]
         text += f"; validation {loss:.4f}, {accuracy:.4f}"
-    return text[: shutil.get_terminal_size().columns - 1]  # a second line would stay
+    return text
 
 
 def _fields(run: Run) -> dict[str, object]:

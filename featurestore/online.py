@@ -156,14 +156,17 @@ class OnlineCache:
         key = bytes.fromhex(recipe)
         values = {digest: _encoded(each) for digest, each in found.items()}
         piece: dict[bytes, bytes] = {}
+        size = 0
         limit = min(_TRANSACTION_BYTES, max(1, self.max_bytes // 4))
         for digest, value in values.items():
-            if _footprint(value) > self.max_bytes:
+            takes = _footprint(value)
+            if takes > self.max_bytes:
                 continue
-            if piece and sum(map(_footprint, [*piece.values(), value])) > limit:
+            if piece and size + takes > limit:
                 self._insert(key, piece)
-                piece = {}
+                piece, size = {}, 0
             piece[digest] = value
+            size += takes
         if piece:
             self._insert(key, piece)
 

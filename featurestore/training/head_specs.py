@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from featurestore.errors import InvalidInput
 from featurestore.training.contract import HeadSettings
 from featurestore.training.heads import build_settings, setting_names
+from featurestore.training.sklearn_settings import ANY_CLASSIFIER
 
-_ANY_ESTIMATOR = "sklearn."
 _EXAMPLE = "write heads as dense,logistic:tune=true,knn:neighbors=11"
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
@@ -49,7 +49,7 @@ def head_label(settings: HeadSettings) -> str:
 
     A scikit-learn class goes by its own name, without its module.
     """
-    if settings.head.startswith(_ANY_ESTIMATOR):
+    if settings.head.startswith(ANY_CLASSIFIER):
         name = settings.head.rpartition(".")[2]
         parameters = settings.to_dict()["parameters"]
         given = dict(parameters) if isinstance(parameters, Mapping) else {}
@@ -71,7 +71,7 @@ def settings_key(settings: HeadSettings) -> str:
     a scikit-learn class, whose ``max_features`` 1 and 1.0 differ.
     """
     fields: object = settings.to_dict()
-    if not settings.head.startswith(_ANY_ESTIMATOR):
+    if not settings.head.startswith(ANY_CLASSIFIER):
         fields = _plain(fields)
     return f"{settings.head} {json.dumps(fields, sort_keys=True)}"
 
@@ -101,7 +101,7 @@ def _parse_head(part: str) -> HeadSettings:
             )
         fields[field] = _value(value.strip())
     try:
-        if name.startswith(_ANY_ESTIMATOR):
+        if name.startswith(ANY_CLASSIFIER):
             return build_settings(name, {"parameters": fields} if fields else {})
         if set(fields) <= set(setting_names(name)):
             fields = _typed(name, fields)

@@ -353,20 +353,6 @@ def read_runs(cache: Path, *, without: Collection[str] = ()) -> FoundRuns:
     return found
 
 
-def list_runs(cache: Path) -> list[Run]:
-    """Return the runs of a cache, newest first.
-
-    Raises
-    ------
-    Conflict, IntegrityError
-        One cannot be read; `read_runs` goes on.
-    """
-    found = read_runs(cache)
-    if found.problems:
-        raise found.problems[0]
-    return found.runs
-
-
 def matching_ids(wanted: str, *, cache: Path) -> list[str]:
     """Return the id `wanted` if there is such a run, readable or not; else those that start so."""
     names = [path.name for path in _run_paths(cache)]

@@ -17,6 +17,7 @@ import numpy as np
 from featurestore.backbones.quiet import quiet_startup
 from featurestore.catalogue import RUNS
 from featurestore.errors import InvalidInput
+from featurestore.manifest import SPLITS
 from featurestore.training.contract import (
     DEFAULT_MEMORY_BYTES,
     Features,
@@ -30,8 +31,6 @@ from featurestore.training.evaluation import predict, score, seconds_per_row
 from featurestore.training.heads import create_head
 from featurestore.training.rows import Relabelled
 from featurestore.training.runs import Run, TrainedOn, new_run_id, write_run
-
-SPLITS = ("train", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

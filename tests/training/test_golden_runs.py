@@ -14,7 +14,7 @@ import pytest
 
 from featurestore.errors import IntegrityError
 from featurestore.testing.heads import blobs
-from featurestore.training.runs import RUN_FORMAT_VERSION, find_run, list_runs, load_run
+from featurestore.training.runs import RUN_FORMAT_VERSION, find_run, load_run, read_runs
 from featurestore.training.settings import LogisticSettings
 
 GOLDEN = Path(__file__).with_name("golden_runs")
@@ -82,5 +82,5 @@ def test_head_gives_the_recorded_probabilities(name):
 def test_run_of_format_1_is_listed_and_moved_like_any_other(tmp_path):
     for name in NAMES:
         shutil.copytree(GOLDEN / name, tmp_path / "runs" / name)
-    assert {run.id for run in list_runs(tmp_path)} == set(NAMES)
+    assert {run.id for run in read_runs(tmp_path).runs} == set(NAMES)
     assert find_run("format1-l", cache=tmp_path).head == "logistic"

@@ -7,7 +7,7 @@ import pytest
 
 from featurestore.errors import NotFound
 from featurestore.testing.heads import MemoryFeatures, blobs
-from featurestore.training.runs import list_runs
+from featurestore.training.runs import read_runs
 from featurestore.training.settings import LogisticSettings
 from featurestore_cli import train as command
 from featurestore_cli.main import run
@@ -34,7 +34,7 @@ def test_json_is_one_object_on_stdout(cache, capsys):
     assert run([*LOGISTIC, "--json", "--C", "7", "--seed", "3"]) == 0
     out, err = capsys.readouterr()
     printed = json.loads(out)
-    (written,) = list_runs(cache)
+    (written,) = read_runs(cache).runs
     assert printed["run"] == written.id
     assert printed["feature_set"] == "blobs/vgg16-150-block5_pool-fp32-w000000"
     assert printed["fingerprint"] == "f" * 64
@@ -51,7 +51,7 @@ def test_json_is_one_object_on_stdout(cache, capsys):
 def test_table_for_people(cache, capsys):
     assert run(["train", "blobs", "--head", "dense", "--units", "8", "--epochs", "2"]) == 0
     out, err = capsys.readouterr()
-    (written,) = list_runs(cache)
+    (written,) = read_runs(cache).runs
     assert out.startswith(written.id)
     lines = [line.split() for line in out.splitlines()]
     assert [line[:2] for line in lines if line and line[0] in ("train", "validation", "test")] == [
@@ -69,7 +69,7 @@ def test_option_of_another_head_is_a_usage_error(cache, capsys):
         err.split()
     )
     assert out == ""
-    assert list_runs(cache) == []
+    assert read_runs(cache).runs == []
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_option_of_another_head_is_a_usage_error(cache, capsys):
 def test_option_that_would_do_nothing_is_a_usage_error(options, message, cache, capsys):
     assert run([*LOGISTIC, *options]) == 2
     assert message in capsys.readouterr().err
-    assert list_runs(cache) == []
+    assert read_runs(cache).runs == []
 
 
 def test_tuned_c_is_printed_and_recorded(cache, capsys):
@@ -91,7 +91,7 @@ def test_tuned_c_is_printed_and_recorded(cache, capsys):
         == 0
     )
     out, _ = capsys.readouterr()
-    (written,) = list_runs(cache)
+    (written,) = read_runs(cache).runs
     assert written.chosen["folds"] == 3
     assert len(written.chosen["grid"]) == len(written.chosen["log_loss"]) == 10
     assert f"c {written.chosen['c']:g}, folds 3" in out
@@ -108,7 +108,7 @@ def test_settings_of_every_kind_of_head(cache, capsys):
         ("sgd", ["--epochs", "2", "--learning-rate", "1"], {"epochs": 2, "learning_rate": 1.0}),
     ):
         assert run(["train", "blobs", "--head", head, *given]) == 0
-        (written,) = (found for found in list_runs(cache) if found.head == head)
+        (written,) = (found for found in read_runs(cache).runs if found.head == head)
         assert expected.items() <= written.settings.to_dict().items()
         assert written.load_head().n_classes_ == 2
     capsys.readouterr()
@@ -118,7 +118,7 @@ def test_any_classifier_of_scikit_learn(cache, capsys):
     head = "sklearn.tree.DecisionTreeClassifier"
     assert run(["train", "blobs", "--head", head, "--params", '{"max_depth": 2}', "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    (written,) = list_runs(cache)
+    (written,) = read_runs(cache).runs
     assert printed["head"] == written.head == head
     assert printed["settings"] == {"estimator": head, "parameters": {"max_depth": 2}}
     assert printed["run"].startswith(f"{head}-blobs-")
@@ -130,7 +130,7 @@ def test_settings_of_a_class_stand_in_params(cache, capsys):
     assert run([*tree, "--max-depth", "2"]) == 2
     assert "takes its parameters in --params" in " ".join(capsys.readouterr().err.split())
     assert run([*LOGISTIC, "--params", "{}"]) == 2
-    assert list_runs(cache) == []
+    assert read_runs(cache).runs == []
 
 
 @pytest.mark.parametrize(
