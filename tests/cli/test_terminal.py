@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from featurestore_cli.progress import progress_line
+
 
 def with_encoding(encoding, *code):
     found = subprocess.run(
@@ -90,20 +92,15 @@ def test_json_stays_json_in_any_encoding():
         assert (code, json.loads(output)) == (0, ["\U0001f63a \xe9 \udcff"])
 
 
-def test_the_bar_moves_while_stderr_is_diverted():
+def on_terminal(code):
+    """Return what a process shows on a terminal that is its stderr."""
     pty = pytest.importorskip("pty", reason="needs a pseudo-terminal")
     ours, theirs = pty.openpty()
-    code = """
-import os, sys
-from featurestore.backbones.quiet import quiet_startup
-from featurestore_cli.progress import progress_for
-with progress_for(sys.stderr) as progress, quiet_startup():
-    progress.phase("while TensorFlow is imported")
-    progress._bar.refresh()
-    os._exit(0)  # what the diversion holds is lost
-"""
     subprocess.run(
-        [sys.executable, "-c", code], stderr=theirs, check=True, env={**os.environ, "TERM": "xterm"}
+        [sys.executable, "-c", code],
+        stderr=theirs,
+        check=True,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "40"},
     )
     os.close(theirs)
     shown = b""
@@ -113,4 +110,35 @@ with progress_for(sys.stderr) as progress, quiet_startup():
     except OSError:  # Linux ends a terminal that nobody holds so
         pass
     os.close(ours)
-    assert b"while TensorFlow is imported" in shown
+    return shown
+
+
+def test_a_progress_line_fits_and_goes_at_the_end():
+    code = """
+from featurestore_cli.progress import progress_line
+with progress_line() as show:
+    show("fit 1 of 2: \\x1b[2J\\n" + "x" * 100)
+    show("fit 2 of 2")
+"""
+    first, second, last = on_terminal(code).decode().split("\r\x1b[K")[1:]
+    assert first.startswith("fit 1 of 2: \\x1b[2J\\nxx") and len(first) == 39
+    assert (second, last) == ("fit 2 of 2", "")
+
+
+def test_no_progress_line_off_a_terminal(capsys):
+    with progress_line() as show:
+        assert show is None
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_bar_moves_while_stderr_is_diverted():
+    code = """
+import os, sys
+from featurestore.backbones.quiet import quiet_startup
+from featurestore_cli.progress import progress_for
+with progress_for(sys.stderr) as progress, quiet_startup():
+    progress.phase("while TensorFlow is imported")
+    progress._bar.refresh()
+    os._exit(0)  # what the diversion holds is lost
+"""
+    assert b"while TensorFlow is imported" in on_terminal(code)
