@@ -65,6 +65,9 @@ def check_record(fields: Mapping[str, Any]) -> None:
     """
     _check_fields(fields, _RUN, within="")
     _check_fields(fields["features"], _FEATURES, within="features.")
+    strange = sorted(set(fields["files"]) - {*_MODELS, *map(predictions_name, SPLITS)})
+    if strange:
+        raise ValueError(f"files: no run has a file {_shown(strange[0])}")
     rows = fields["features"]["rows"]
     unknown = [split for split, found in fields["metrics"].items() if found and split not in rows]
     if unknown:
@@ -145,7 +148,6 @@ def _are_files(value: object) -> bool:
     return (
         isinstance(value, dict)
         and sum(name in _MODELS for name in value) == 1
-        and set(value) <= {*_MODELS, *map(predictions_name, SPLITS)}
         and _is_object(value, _is_digest)
     )
 
@@ -177,9 +179,7 @@ _RUN: Mapping[str, _Kind] = {
     "notes": _Kind("a list of texts", lambda value: _is_list(value, _is_text)),
     "versions": _Kind("texts by name", lambda value: _is_object(value, _is_text)),
     "seconds": _Kind("numbers by name, fit among them", _are_times),
-    "files": _Kind(
-        f"SHA-256 of one of {', '.join(_MODELS)} and of {predictions_name('<split>')}", _are_files
-    ),
+    "files": _Kind(f"SHA-256 by name, one of {' and '.join(_MODELS)} among them", _are_files),
 }
 _FEATURES: Mapping[str, _Kind] = {
     "name": _TEXT,
