@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from featurestore.recipe import Recipe
+from featurestore.shipping.markdown import code, escaped
 from featurestore.shipping.settings import INPUT_NAME, OUTPUT_NAME, Check, ModelFormat
 from featurestore.training.runs import Run
 
@@ -112,10 +113,10 @@ def card(shipment: Shipment) -> bytes:
     height, width = _size(recipe)
     names = run.features.class_names
     lines = [
-        f"# {shipment.name}",
+        f"# {escaped(shipment.name)}",
         "",
-        f"An image classifier of {len(names)} classes: {recipe['backbone']} up to layer "
-        f"{recipe['layer']}, then a head ({run.head}). Preprocessing is inside.",
+        f"An image classifier of {len(names)} classes: {code(str(recipe['backbone']))} up to layer "
+        f"{code(str(recipe['layer']))}, then a head ({code(run.head)}). Preprocessing is inside.",
         "",
         f"- Input `{INPUT_NAME}`: uint8, (N, {height}, {width}, 3), RGB, 0 to 255. Any N.",
         f"- Output `{OUTPUT_NAME}`: float32, (N, {len(names)}). Columns: {_listed(names)}.",
@@ -139,13 +140,13 @@ def card(shipment: Shipment) -> bytes:
         "",
         "## Origin",
         "",
-        f"- Run {run.id}, trained {run.created} on {run.features.name}.",
-        *(f"- {split} accuracy {found:.4f}." for split, found in _accuracies(run)),
-        *(f"- Note: {note}." for note in run.notes),
+        f"- Run {code(run.id)}, trained {escaped(run.created)} on {code(run.features.name)}.",
+        *(f"- {escaped(split)} accuracy {found:.4f}." for split, found in _accuracies(run)),
+        *(f"- Note: {escaped(note)}." for note in run.notes),
         f"- Recipe {run.features.recipe_fingerprint}.",
         f"- Feature set {run.features.fingerprint}.",
         "",
-        f"Every field, the files' digests and the versions: `{shipment.name}.json`.",
+        f"Every field, the files' digests and the versions: {code(shipment.name + '.json')}.",
     ]
     return ("\n".join(lines) + "\n").encode()
 
@@ -239,7 +240,7 @@ def _accuracies(run: Run) -> list[tuple[str, float]]:
 
 def _listed(names: tuple[str, ...], most: int = 20) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return ", ".join(map(code, names[:most])) + more
 
 
 def _size(recipe: Mapping[str, object]) -> tuple[int, int]:

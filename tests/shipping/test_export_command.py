@@ -106,7 +106,7 @@ def test_description_says_what_the_files_are(shipped, made, kind):
     assert told["made_of"]["feature_set_fingerprint"] == trained.features.fingerprint
     text = (shipped / f"{name}.md").read_text(encoding="utf-8")
     assert told["example"] in text
-    for fact in ("Columns: cats, dogs", "(N, 32, 32, 3)", "EXIF", "bilinear", trained.id):
+    for fact in ("Columns: `cats`, `dogs`", "(N, 32, 32, 3)", "EXIF", "bilinear", trained.id):
         assert fact in text
 
 
