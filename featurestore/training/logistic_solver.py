@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
-from scipy.special import expit, softmax
+from scipy.special import expit, logit, softmax
 
 # Columns of one matrix product. On two cores a product of a 2,000 x 2,000 matrix with 50 columns
 # takes 2.3 times that with 5; beyond a hundred the time grows in proportion.
@@ -33,6 +33,8 @@ _SLOPE_SHARE = 0.1
 _SEARCHES = 30
 # Below this norm the coefficients move a probability by less than is ever looked at.
 _SMALL_NORM = 1e-3
+# Of a class that no row counts for, so that the search starts at a number.
+_LEAST_SHARE = 1e-6
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,7 +66,8 @@ class Solution:
     iterations
         Steps taken.
     distance
-        Bound on the relative distance of the coefficients from the optimum; see `solve`.
+        Bound on the relative distance of the coefficients from the optimum, or the slope of the
+        intercept relative to the weights' sum where that is larger; see `solve`.
     """
 
     point: np.ndarray
@@ -187,7 +190,8 @@ def solve(
     from 0 up. Two classes have one output (a sigmoid), more have one each (softmax), as
     scikit-learn's `LogisticRegression` has; the intercept is not penalised.
 
-    A problem is done where ``c * |gradient| <= tolerance * |coefficients|``. The objective less its
+    A problem is done where ``c * |gradient| <= tolerance * |coefficients|`` and the slope of no
+    intercept is above `tolerance` times the sum of the weights. The objective less its
     smallest value over intercepts is strongly convex with constant 1 in the coefficients, so this
     bounds their distance from the optimum, relative to their norm, by `tolerance`. The intercept's
     slope counts as that of a column of norm 1: it shifts the bound by no more than the mean row of
@@ -222,8 +226,12 @@ class _Batch:
         self.weights = np.stack([problem.weights for problem in problems], axis=1)[:, :, None]
         self.point = np.zeros((shared.size, count, outputs))
         self.image = np.zeros((len(y), count, outputs))  # of the point: logits less the intercept
-        self.intercept = np.zeros((count, outputs))
-        self.probabilities = _probabilities(self.image)
+        # The optimum without features. From zero, a tiny c would take steps too short to move it.
+        shares = (self.weights * self.targets).sum(axis=0) / self.weights.sum(axis=0)
+        shares = np.clip(shares, _LEAST_SHARE, 1 - _LEAST_SHARE)
+        self.intercept = logit(shares) if outputs == 1 else np.log(shares)
+        self.intercept -= self.intercept.mean(axis=1, keepdims=True) * (outputs > 1)
+        self.probabilities = _probabilities(self.image + self.intercept)
         self._find_gradient()
         self._head_downhill()
 
@@ -271,8 +279,10 @@ class _Batch:
     def _distance(self) -> np.ndarray:
         norm = np.sqrt(np.maximum(self.shared.product(self.point, self.point, self.image), 0))
         steepness = np.sqrt(np.maximum(self.squared, 0) + (self.slope**2).sum(axis=1))
-        distance: np.ndarray = self.c * steepness / np.maximum(norm, _SMALL_NORM)
-        return distance
+        distance = self.c * steepness / np.maximum(norm, _SMALL_NORM)
+        # A tiny c makes any slope of the intercept small against coefficients that are small.
+        uneven = np.abs(self.slope).max(axis=1) / self.weights.sum(axis=(0, 2))
+        return np.asarray(np.maximum(distance, uneven))
 
     def _turn(self) -> None:
         """Find the gradient where the step ended, and the direction conjugate to the last.
@@ -298,7 +308,8 @@ class _Batch:
         """Go along the direction to where the slope has all but gone.
 
         Newton's method in one dimension for each problem, within a bracket: the slope rises along
-        the line, by at least the penalty's share.
+        the line, by at least the penalty's share. That may be nothing, where only the intercept
+        moves: the bracket is then open above, and what leaves it is doubled.
         """
         shared, c = self.shared, self.c
         moved = self.direction_image + self.intercept_direction
@@ -306,12 +317,14 @@ class _Batch:
         pull = shared.product(self.point, self.direction, self.direction_image) / c
         stiffness = shared.product(self.direction, self.direction, self.direction_image) / c
         start = self._slope_along(moved) + pull
-        length, low, high = np.zeros(len(c)), np.zeros(len(c)), -start / stiffness
+        length, low = np.zeros(len(c)), np.zeros(len(c))
+        high = _ratio(-start, stiffness)
         slope = start
         for _ in range(_SEARCHES):
-            length = length - slope / (self._bend_along(moved) + stiffness)
+            length = length - _ratio(slope, self._bend_along(moved) + stiffness)
             inside = (low < length) & (length < high)
-            length = np.where(inside, length, (low + high) / 2)
+            middle = np.where(np.isinf(high), 2 * low + 1, (low + high) / 2)
+            length = np.where(inside & np.isfinite(length), length, middle)
             self.probabilities = _probabilities(logits + length[:, None] * moved)
             slope = self._slope_along(moved) + pull + length * stiffness
             low, high = np.where(slope > 0, low, length), np.where(slope > 0, length, high)
@@ -335,6 +348,13 @@ class _Batch:
 def _probabilities(logits: np.ndarray) -> np.ndarray:
     found: np.ndarray = expit(logits) if logits.shape[2] == 1 else softmax(logits, axis=2)
     return found
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Return quotients, infinite where they overflow or nothing stands below."""
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        ratio: np.ndarray = above / below
+    return np.where(np.isnan(ratio), np.inf, ratio)
 
 
 def _sums(left: np.ndarray, right: np.ndarray) -> np.ndarray:

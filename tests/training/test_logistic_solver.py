@@ -4,6 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
 from featurestore.training.logistic_solver import Problem, share, solve, solver_bytes
@@ -138,3 +139,36 @@ def test_memory_is_within_the_stated_bytes(count, columns, n_classes, problems):
     stated = solver_bytes(count, columns, n_classes=n_classes, problems=problems)
     assert peak <= stated + 2**20
     assert peak >= 0.3 * stated  # and the bound is no excuse
+
+
+@pytest.mark.parametrize(("count", "columns"), [(60, 100), (150, 20)])
+@pytest.mark.parametrize("c", [1e-8, 1e-11, 1e-14])
+def test_intercept_is_fitted_however_strong_the_penalty(c, count, columns):
+    X, _ = rows(count, columns, 3)
+    for n_classes, shares in ((2, [0.1, 0.9]), (3, [0.1, 0.3, 0.6])):
+        y = np.repeat(np.arange(n_classes), np.multiply(shares, count).round().astype(int))
+        (found,) = solve(share(X), y, [Problem(c, np.ones(count))], tolerance=1e-5, max_iter=500)
+        logits = found.logits if n_classes > 2 else np.hstack([0 * found.logits, found.logits])
+        np.testing.assert_allclose(softmax(logits, axis=1).mean(axis=0), shares, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("columns", [1, 7])
+def test_features_that_tell_nothing_leave_the_intercept_alone(columns):
+    # The two rows of the first class cancel: X.T @ residuals is exactly zero at every intercept.
+    X, y = np.zeros((5, columns)), np.array([0, 0, 1, 1, 1])
+    X[:2, 0] = -np.sqrt(2.5), np.sqrt(2.5)
+    for c in (1e-3, 1.0, 1e6):
+        (found,) = solve(share(X), y, [Problem(c, np.ones(5))], tolerance=1e-5, max_iter=500)
+        np.testing.assert_allclose(share(X).coefficients(found.point), 0, atol=1e-6)
+        np.testing.assert_allclose(found.intercept, np.log(3 / 2), rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("error")
+def test_search_is_open_where_only_the_intercept_moves():
+    # No row of the second class counts, so its intercept falls without end; the others cancel.
+    X, y = np.zeros((6, 7)), np.arange(6) % 2
+    X[[0, 2], 0] = -np.sqrt(3), np.sqrt(3)
+    (found,) = solve(share(X), y, [Problem(1e6, 1.0 - y)], tolerance=1e-5, max_iter=99)
+    assert found.iterations > 2
+    assert np.isfinite(found.intercept).all() and found.intercept < -14
