@@ -27,9 +27,10 @@ class Estimate:
     value
         None where it is not defined, such as the ROC AUC of a split that lacks a class.
     interval
-        By the bootstrap over images; None where `value` is, and where all resamples agree (an ROC
-        AUC of 1): the bootstrap then does not know the error. Of an accuracy or a difference that
-        is so, the interval is the exact binomial one.
+        By the bootstrap over images. None where it would not be honest: where `value` is None,
+        where all resamples agree (an ROC AUC of 1), of a mean over classes of which one has few
+        images, and of the calibration error. Of an accuracy or a difference on which all resamples
+        agree it is the exact binomial one.
     """
 
     value: float | None
@@ -188,7 +189,8 @@ class Comparison:
     resamples, seed
         Of the bootstrap.
     notes
-        What a reader must be told of the comparison: runs left out. Runs have notes of their own.
+        What a reader must be told of the comparison, such as runs left out. Runs have notes of
+        their own.
     """
 
     feature_set: str

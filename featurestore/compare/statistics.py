@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.special import expit, logit
 from scipy.stats import binomtest, fisher_exact, norm, permutation_test
 
 from featurestore.compare.results import Interval, PairedTest
@@ -16,6 +17,7 @@ LEVEL = 0.05
 POWER = 0.8
 # Means of equal shares over other numbers of seeds may differ by so much.
 ROUNDING = 1e-12
+_FEWEST_ROWS, _FEWEST_EVEN_ROWS = 10, 100
 _PERMUTATIONS = 4999
 _BATCH_VALUES = 2**20  # of permuted answers at once
 
@@ -153,41 +155,59 @@ def images_needed(
 def percentile_interval(draws: np.ndarray) -> Interval | None:
     """Return the 95 % percentile interval of bootstrap draws, (R,); None where there is none.
 
-    Draws that are NaN, on which the statistic is not defined, are left out. None also where all
-    draws are equal: the bootstrap then knows nothing of the error, which is not zero.
+    That is where a draw is NaN, because the statistic is not defined on that resample, and where
+    all draws are equal: the bootstrap then knows nothing of the error, which is not zero.
 
     Notes
     -----
-    Percentile, not BCa: simulated with 1,000 images (400 times), both covered the true accuracy,
-    balanced accuracy, macro F1, ROC AUC and log loss 93 to 95 % of the time; with 100 images (800
-    times) the percentile 93 to 95, BCa 95 to 97. BCa needs one more evaluation for each image, and
-    has no answer where all draws lie on one side of the value.
+    For sums over images: accuracy, its differences, log loss. Simulated 500 times with a true
+    accuracy of 0.92, it was covered in 95 % with 1,000 images, in 94 % with 100, and in 87 % with
+    40, of which 3 are wrong. For means over classes see `logit_interval`.
     Source: Efron and Tibshirani (1993), An Introduction to the Bootstrap, chapter 13.
     """
-    defined = draws[~np.isnan(draws)]
-    if not len(defined) or np.ptp(defined) < ROUNDING:
+    if np.isnan(draws).any() or np.ptp(draws) < ROUNDING:
         return None
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(defined, [tail, 1 - tail])
+    low, high = np.quantile(draws, [tail, 1 - tail])
     return Interval(float(low), float(high))
 
 
-def reflected_interval(value: float, draws: np.ndarray) -> Interval | None:
-    """Return the 95 % basic interval of a number that is not negative and biased upwards.
+def logit_interval(value: float, draws: np.ndarray) -> Interval | None:
+    """Return a 95 % interval of a number within 0 and 1 from bootstrap draws, (R,).
 
-    That is the expected calibration error: noise in each bin adds to it, on a resample once more
-    than on the split. The percentile interval adds that bias where it should be taken off: for a
-    head of hardly any calibration error (0.001) on 1,000 images it never covered the truth. The
-    basic interval, reflected about the value, takes it off once, and covered it in 69 %; for an
-    error of 0.066 in 90 %, the percentile in 88 %. Near zero the value itself is mostly bias. The
-    interval is cut at zero and widened to hold the value.
-    Source: Davison and Hinkley (1997), Bootstrap Methods and their Application, section 5.2.
+    The draws give the standard error, and the interval is symmetric in ``log(value / (1 - value))``
+    about that of `value`. None where `percentile_interval` has none, and where `value` is 0 or 1.
+
+    Notes
+    -----
+    For means over classes: balanced accuracy, macro F1, ROC AUC. Their draws are skewed near 1, and
+    F1's lie too low where classes are many and small. Simulated 200 to 500 times in each of 24
+    settings in which `rows_suffice` (2 to 100 classes, 10 to 500 rows of the rarest, accuracies of
+    0.3 to 0.94), it covered balanced accuracy in 91 to 97 %, macro F1 in 91 to 99 % and ROC AUC,
+    which was tried with up to 10 classes, in 90 to 97 %; the percentile interval covered macro F1
+    in 79 % and ROC AUC in 87 % at worst. Where rows do not suffice none was honest: with 10 images
+    of 200 in one of two classes and a balanced accuracy of 0.92, each covered it in about 60 %.
+    Source: Pepe (2003), The Statistical Evaluation of Medical Tests for Classification and
+    Prediction, section 5.2, for ROC AUC.
     """
-    percentile = percentile_interval(draws)
-    if percentile is None:
+    if np.isnan(draws).any() or np.ptp(draws) < ROUNDING or not 0 < value < 1:
         return None
-    low = max(0.0, 2 * value - percentile.high)
-    return Interval(min(low, value), max(2 * value - percentile.low, value))
+    error = float(draws.std(ddof=1)) / (value * (1 - value))
+    reach = float(norm.isf((1 - CONFIDENCE) / 2)) * error
+    low, high = expit(logit(value) + np.array([-reach, reach]))
+    return Interval(float(low), float(high))
+
+
+def rows_suffice(counts: np.ndarray) -> bool:
+    """Whether means over classes of `counts`, (K,), rows have an honest interval.
+
+    Asked for are 10 rows of every class, and 100 in all if every class had as few as the rarest:
+    a rare class of two or three weighs as much as the others, and none of its few rows may be
+    wrong. Classes without a row are left out.
+    """
+    there = counts[counts > 0]
+    fewest = int(there.min())
+    return fewest >= _FEWEST_ROWS and fewest * len(there) >= _FEWEST_EVEN_ROWS
 
 
 def none_of(count: int) -> float:

@@ -125,7 +125,7 @@ def table_note(comparison: Comparison) -> str:
     note = (
         "Small print: the 95 % interval, by the paired bootstrap over images "
         f"({comparison.resamples:,} resamples): what other images of the same kind might have "
-        "given."
+        "given. The calibration error has none: no interval of it is reliable."
     )
     if any(contender.seed_spread for contender in comparison.contenders):
         note += (

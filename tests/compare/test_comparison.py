@@ -317,7 +317,34 @@ def test_three_classes_of_which_the_split_has_two(tmp_path):
     predicted = found.probabilities[runs[0].id].argmax(axis=1)
     recalls = [np.mean(predicted[labels == k] == k) for k in (0, 1)]
     assert metrics["balanced_accuracy"].value == pytest.approx(np.mean(recalls))
-    assert metrics["balanced_accuracy"].interval is not None
+    assert metrics["balanced_accuracy"].interval is None
+    assert metrics["accuracy"].interval is not None
+    assert found.notes == (
+        "balanced accuracy, macro F1 and ROC AUC have no interval: 30 images of a cannot tell "
+        "their error",
+    )
+
+
+@pytest.mark.parametrize("rare", [1, 5, 49, 50])
+def test_a_rare_class_leaves_means_over_classes_without_an_interval(tmp_path, rare):
+    labels = np.repeat([0, 1], [250 - rare, rare])
+    run = made_run(tmp_path, labels, noisy(labels, n_classes=2, seed=0))
+    found = compare([run], resamples=QUICK)
+    metrics = found.contenders[0].metrics
+    for name in ("balanced_accuracy", "macro_f1", "roc_auc"):
+        assert metrics[name].value is not None
+        assert (metrics[name].interval is None) == (rare < 50)
+    assert metrics["accuracy"].interval is not None and metrics["log_loss"].interval is not None
+    assert any("of dogs" in note for note in found.notes) == (rare < 50)
+
+
+def test_the_calibration_error_has_no_interval(tmp_path):
+    """Neither a head of some error nor one that is always sure, whose resamples all agree."""
+    labels = np.arange(200) % 2
+    for predictions in (noisy(labels, n_classes=2, seed=0), np.eye(2)[labels]):
+        run = made_run(tmp_path, labels, predictions)
+        (contender,) = compare([run], resamples=QUICK).contenders
+        assert contender.metrics["expected_calibration_error"].interval is None
 
 
 def test_seeds_of_a_split_without_a_class(tmp_path):
