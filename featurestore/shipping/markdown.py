@@ -15,11 +15,11 @@ def code(name: str) -> str:
     """Return a name as a code span, in which Markdown reads nothing.
 
     Source: CommonMark 0.31, section 6.1: the fence is longer than any row of backticks within, and
-    one space at each end is dropped where both are there.
+    one space at each end is dropped where both are there, but not from spaces alone.
     """
     text = printable(name)
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
-    padded = text.startswith((" ", "`")) or text.endswith((" ", "`"))
+    padded = text.strip(" ") and (text.startswith((" ", "`")) or text.endswith((" ", "`")))
     return f"{fence} {text} {fence}" if padded else f"{fence}{text}{fence}"
 
 

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from featurestore.names import printable
@@ -103,7 +103,9 @@ def test_the_description_holds_names_as_they_are():
     assert told["made_of"]["notes"] == list(HOSTILE)
 
 
+@settings(max_examples=500)
 @given(st.text("`` \\<a*_[]()&;:/.!#~|$\n", min_size=1, max_size=12))
+@example(" ")
 def test_any_text_comes_back(text):
     (paragraph,) = lines_told(parsed(f"x {escaped(text)} x"))
     assert paragraph == f"x {printable(text)} x"
