@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     "--tolerance",
     type=click.FloatRange(0, 1),
     show_default="0.001; bfloat16 features: 0.2, float16: 0.05",
-    help="Largest difference of a probability from the run's.",
+    help="Largest difference of a probability from the run's. Named, it counts alone; else at most "
+    "2 % of the predicted classes may differ too, or one.",
 )
 @click.option(
     "--photographs",
@@ -122,7 +123,8 @@ def _print(run_id: str, shipped: ShippedModel) -> None:
     if check is not None:
         found = (
             f"{check.images} images: probabilities within {check.largest_difference:.2g} of the "
-            f"run's (allowed {check.tolerance:g}), {check.classes_differ} predicted classes differ"
+            f"run's (allowed {check.tolerance:g}), {check.classes_differ} predicted classes differ "
+            f"(allowed {check.classes_allowed})"
         )
     print_fields(
         [

@@ -224,9 +224,10 @@ def _check_text(check: Check | None, precision: str) -> str:
         f"The written file was read back and run on {check.images} images of the feature set. Its "
         f"probabilities differ from those that the run recorded by at most "
         f"{check.largest_difference:.2g} ({check.mean_difference:.1g} on average; allowed: "
-        f"{check.tolerance:g}), and {check.classes_differ} predicted classes differ. The run's "
-        f"features were computed in {precision}, the model computes in float32; from the same head "
-        f"on float32 features the file differs by at most {check.conversion_difference:.2g}."
+        f"{check.tolerance:g}), and {check.classes_differ} predicted classes differ (allowed: "
+        f"{check.classes_allowed}). The run's features were computed in {precision}, the model "
+        f"computes in float32; from the same head on float32 features the file differs by at most "
+        f"{check.conversion_difference:.2g}."
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from featurestore.errors import IntegrityError
-from featurestore.shipping.settings import CONVERSION_TOLERANCE, Check
+from featurestore.shipping.settings import CLASSES_DIFFER, CONVERSION_TOLERANCE, Check
 
 # From uint8 images (n, H, W, 3) to float32 probabilities (n, n_classes).
 Predict = Callable[[np.ndarray], np.ndarray]
@@ -19,6 +19,7 @@ def check_model(
     batches: Iterable[tuple[np.ndarray, np.ndarray]],
     *,
     tolerance: float,
+    classes_differ: float = CLASSES_DIFFER,
 ) -> Check:
     """Return how far a written model is from its run, having found it near enough.
 
@@ -32,11 +33,14 @@ def check_model(
         Images, and the probabilities that the run recorded for them.
     tolerance
         Largest difference of a probability from the recorded one.
+    classes_differ
+        Largest share of images with another predicted class; one image is always allowed.
 
     Raises
     ------
     IntegrityError
-        A probability differs by more, or the file computes something else than was written.
+        A probability differs by more, more predicted classes differ, or the file computes
+        something else than was written.
     """
     recorded, shipped, again = (
         np.concatenate(parts)
@@ -55,6 +59,7 @@ def check_model(
         largest_difference=float(differences.max()),
         mean_difference=float(differences.mean()),
         classes_differ=int(np.sum(shipped.argmax(axis=1) != recorded.argmax(axis=1))),
+        classes_allowed=max(1, int(classes_differ * len(recorded))),
         tolerance=tolerance,
         conversion_difference=float(np.abs(shipped.astype(np.float64) - again).max()),
     )
@@ -74,5 +79,14 @@ def check_model(
             f"({check.conversion_difference:.2g} is due to writing the file)",
             next_step="nothing was kept; embed with --precision float32 and train again, or allow "
             "it with --tolerance",
+        )
+    if check.classes_differ > check.classes_allowed:
+        raise IntegrityError(
+            f"the model differs from its run: {check.classes_differ} of {check.images} predicted "
+            f"classes differ, expected at most {check.classes_allowed}, though no probability "
+            f"differs by more than {check.largest_difference:.2g}",
+            next_step="nothing was kept; embed with --precision float32 and train again; or look "
+            f"at more images with --check, or allow it with --tolerance {tolerance:g}, which named "
+            "counts alone",
         )
     return check

@@ -17,13 +17,7 @@ from featurestore.recipe import Recipe
 from featurestore.shipping.card import Shipment, card, description, identity, sidecar
 from featurestore.shipping.check import Predict, check_model
 from featurestore.shipping.samples import Samples
-from featurestore.shipping.settings import (
-    Check,
-    ModelFormat,
-    ShipOptions,
-    ShippedModel,
-    model_format,
-)
+from featurestore.shipping.settings import ModelFormat, ShipOptions, ShippedModel, model_format
 from featurestore.stores import durable
 from featurestore.training.contract import Head
 from featurestore.training.runs import Run
@@ -68,7 +62,7 @@ def export_model(
     Conflict
         Something of that name exists, or the weights are not those of the recipe.
     IntegrityError
-        The file that was written differs from the run by more than the tolerance, or the run's own
+        The file that was written differs from the run by more than is allowed, or the run's own
         files are damaged.
     MissingDependency
         ONNX, and tf2onnx or onnxruntime is not installed.
@@ -95,12 +89,12 @@ def export_model(
         check = None
         if samples is not None:
             say(f"checking it on {len(samples)} images")
-            check = _check(
-                building,
-                kind,
-                samples,
-                reference=lambda images: head.predict_proba(embed(images)),
+            check = check_model(
+                _read(building, kind),
+                lambda images: head.predict_proba(embed(images)),
+                samples.batches(),
                 tolerance=options.tolerance_for(recipe),
+                classes_differ=options.classes_differ,
             )
         shipment = Shipment(
             name=path.name,
@@ -190,13 +184,10 @@ def _write(model: Any, building: Path, kind: ModelFormat, run: Run) -> None:
     write_model(model, building, model_format=kind, metadata=identity(run))
 
 
-def _check(
-    building: Path, kind: ModelFormat, samples: Samples, *, reference: Predict, tolerance: float
-) -> Check:
+def _read(building: Path, kind: ModelFormat) -> Predict:
     from featurestore.shipping.formats import read_model
 
-    written = read_model(building, model_format=kind)
-    return check_model(written, reference, samples.batches(), tolerance=tolerance)
+    return read_model(building, model_format=kind)
 
 
 def _files(building: Path) -> list[Path]:

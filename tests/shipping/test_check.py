@@ -5,6 +5,7 @@ import pytest
 
 from featurestore.errors import IntegrityError
 from featurestore.shipping.check import check_model
+from featurestore.shipping.settings import ShipOptions
 
 RECORDED = np.array([[0.9, 0.1], [0.2, 0.8], [0.45, 0.55]], np.float32)
 IMAGES = np.arange(3)
@@ -33,6 +34,39 @@ def test_differences_are_counted_over_all_batches():
     assert found.conversion_difference == pytest.approx(0.001, abs=1e-6)
     assert found.classes_differ == 1  # 0.53 against 0.47, where 0.45 against 0.55 was recorded
     assert found.tolerance == 0.1
+
+
+def flipped(rows, count=200):
+    """Return recorded probabilities near a half, and such that fall on the other side for some."""
+    recorded = np.full((count, 2), [0.48, 0.52], np.float32)
+    shipped = recorded.copy()
+    shipped[:rows] = shipped[:rows, ::-1]
+    return recorded, shipped
+
+
+def checked(rows, **limits):
+    recorded, shipped = flipped(rows)
+    images = np.arange(len(recorded))
+    return check_model(giving(shipped), giving(shipped), [(images, recorded)], **limits)
+
+
+def test_more_than_a_few_other_classes_are_refused_though_each_is_near():
+    found = checked(4, tolerance=0.2, classes_differ=0.02)
+    assert (found.classes_differ, found.classes_allowed) == (4, 4)
+    with pytest.raises(IntegrityError, match=r"5 of 200 predicted classes differ.*at most 4") as no:
+        checked(5, tolerance=0.2, classes_differ=0.02)
+    assert "--tolerance 0.2" in no.value.next_step
+
+
+def test_one_other_class_is_allowed_on_few_images():
+    few = check_model(giving(moved(0.08)), giving(moved(0.08)), batches(), tolerance=0.2)
+    assert (few.classes_differ, few.classes_allowed) == (1, 1)
+
+
+def test_a_tolerance_that_is_named_alone_counts():
+    assert ShipOptions().classes_differ == 0.02
+    options = ShipOptions(tolerance=0.2)
+    assert checked(150, tolerance=0.2, classes_differ=options.classes_differ).classes_differ == 150
 
 
 @pytest.mark.parametrize("row", [0, 2])
