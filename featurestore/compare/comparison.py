@@ -27,6 +27,7 @@ from featurestore.compare.results import (
 )
 from featurestore.compare.sentences import chance_sentence, count_text, pair_sentence
 from featurestore.compare.statistics import (
+    FEWEST_APART,
     LEVEL,
     ROUNDING,
     better_than_chance,
@@ -221,6 +222,7 @@ def _pairs(
     pairs = []
     for place, (i, j) in enumerate(chosen):
         only_first, only_second = _discordant_shares(runs[i], runs[j])
+        apart = (only_first + only_second) * len(runs[i][0])
         by_seed = _by_seed(runs[i], runs[j], p_values, place=place)
         difference = _difference(scores[i], scores[j], images=tests[place].samples)
         adjusted_p = adjusted[place]
@@ -235,7 +237,10 @@ def _pairs(
             adjusted_p=adjusted_p,
             by_seed=by_seed,
             winner=None if winner is None else groups[(i, j)[winner]].label,
-            images_needed=images_needed(only_first, only_second, level=LEVEL / len(chosen)),
+            apart=apart,
+            images_needed=None
+            if apart < FEWEST_APART - ROUNDING
+            else images_needed(only_first, only_second, level=LEVEL / len(chosen)),
             sentence="",
         )
         pairs.append(dataclasses.replace(pair, sentence=pair_sentence(pair, pairs=len(chosen))))

@@ -152,9 +152,12 @@ class Pair:
         The label of the contender that is better: the corrected test of the first runs says so, the
         mean difference agrees, and no other pair of runs is told apart the other way round. None
         where there is none.
+    apart
+        Images that one of them alone gets right: the mean over all pairs of their runs.
     images_needed
-        How many images would tell a difference of this size apart with 80 % power, at the 5 % level
-        after correction for as many pairs; None where the difference is zero.
+        How many images would tell them apart with 80 % power, if the difference is as large as
+        observed, at the 5 % level after correction for as many pairs. None where the difference is
+        zero, and where fewer than 10 images are `apart`: its size is then hardly known.
     sentence
         The outcome in words.
     """
@@ -166,6 +169,7 @@ class Pair:
     adjusted_p: float
     by_seed: SeedVerdicts | None
     winner: str | None
+    apart: float
     images_needed: int | None
     sentence: str
 

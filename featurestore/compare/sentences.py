@@ -6,7 +6,7 @@ import math
 from typing import TypeGuard
 
 from featurestore.compare.results import Contender, Interval, Pair, SeedVerdicts
-from featurestore.compare.statistics import LEVEL
+from featurestore.compare.statistics import FEWEST_APART, LEVEL, POWER
 
 
 def pair_sentence(pair: Pair, *, pairs: int) -> str:
@@ -18,7 +18,7 @@ def pair_sentence(pair: Pair, *, pairs: int) -> str:
     images = count_text(pair.test.samples, "image")
     if pair.adjusted_p < LEVEL or _goes_both_ways(pair.by_seed):
         return _told_apart(pair, images=images, pairs=pairs)
-    if pair.test.only_first == pair.test.only_second == 0 and pair.difference.value == 0:
+    if pair.apart == 0:
         return (
             f"{pair.first} and {pair.second} are not distinguishable on {images}: "
             "they get the same ones right"
@@ -26,13 +26,9 @@ def pair_sentence(pair: Pair, *, pairs: int) -> str:
     points, interval = _points(pair)
     numbers = f"difference {points}{', ' + interval if interval else ''}; "
     numbers += _corrected_text(pair, pairs)
-    needed = ""
-    if pair.images_needed is not None and pair.images_needed > pair.test.samples:
-        count = _about(pair.images_needed)
-        needed = f"; about {count:,} would be needed to tell a difference of this size apart"
     return (
         f"{pair.first} and {pair.second} are not distinguishable on {images} ({numbers})"
-        f"{_interval_remark(pair)}{_seeds_remark(pair)}{needed}"
+        f"{_interval_remark(pair)}{_seeds_remark(pair)}{_needed(pair)}"
     )
 
 
@@ -78,11 +74,11 @@ def count_text(count: int, noun: str) -> str:
 
 
 def p_text(p_value: float) -> str:
-    """Return ``p < 0.001``, ``p = 0.012``, ``p = 0.56`` or ``p = 1``."""
+    """Return ``p < 0.001``, ``p = 0.012``, ``p = 0.56``, ``p > 0.99`` or ``p = 1``."""
     if p_value < 0.001:
         return "p < 0.001"
-    if p_value >= 0.995:
-        return "p = 1"
+    if p_value >= 0.995:  # not 1.00; 1 is said of 1 alone
+        return "p = 1" if p_value == 1 else "p > 0.99"
     digits = 2 if p_value >= 0.1 else 3
     if p_value < LEVEL <= round(p_value, digits):  # 0.0497 is not 0.050
         digits = 4
@@ -172,6 +168,20 @@ def _points(pair: Pair, *, sign: int = 1) -> tuple[str, str]:
 def _corrected_text(pair: Pair, pairs: int) -> str:
     correction = f" after Holm's correction over {pairs} pairs" if pairs > 1 else ""
     return p_text(pair.adjusted_p) + correction
+
+
+def _needed(pair: Pair) -> str:
+    if pair.apart < FEWEST_APART:
+        return (
+            f"; fewer than {FEWEST_APART} images set them apart, too few to say how many would be "
+            "needed"
+        )
+    if pair.images_needed is None or pair.images_needed <= pair.test.samples:
+        return ""
+    return (
+        f"; about {_about(pair.images_needed):,} would be needed to tell them apart with "
+        f"{100 * POWER:.0f} % power, if the difference is as large as observed"
+    )
 
 
 def _interval_remark(pair: Pair) -> str:

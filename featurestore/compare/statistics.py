@@ -15,6 +15,7 @@ from featurestore.compare.results import Interval, PairedTest
 CONFIDENCE = 0.95
 LEVEL = 0.05
 POWER = 0.8
+FEWEST_APART = 10  # images; of fewer no difference's size is known well enough to plan by
 # Means of equal shares over other numbers of seeds may differ by so much.
 ROUNDING = 1e-12
 _FEWEST_ROWS, _FEWEST_EVEN_ROWS = 10, 100

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from featurestore.compare.results import Comparison, Contender, Estimate, Interval, Pair
 from featurestore.compare.sentences import count_text, p_text
-from featurestore.compare.statistics import LEVEL, POWER
+from featurestore.compare.statistics import FEWEST_APART, LEVEL, POWER
 from featurestore.report.gallery import Gallery
 from featurestore.report.text import (
     bytes_text,
@@ -165,7 +165,8 @@ def pair_note(comparison: Comparison) -> str:
     note = (
         "Exact McNemar tests of each head's first run on the same images; corrected by Holm's "
         f"method over {count_text(len(comparison.pairs), 'pair')}. Images needed: about how many "
-        f"would tell a difference of this size apart with {100 * POWER:.0f} % power."
+        f"would tell the pair apart with {100 * POWER:.0f} % power, if the difference is as large "
+        f"as observed; none is given where fewer than {FEWEST_APART} images set it apart."
     )
     if any(pair.by_seed for pair in comparison.pairs):
         note += " Small print under p: the range over all pairs of their runs."

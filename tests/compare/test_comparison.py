@@ -295,7 +295,30 @@ def test_heads_that_answer_alike(tmp_path, dense):
     (pair,) = compare([dense, same], resamples=QUICK).pairs
     assert pair.difference.value == 0
     assert pair.difference.interval == Interval(-none_of(100), none_of(100))
-    assert pair.adjusted_p == 1.0 and pair.images_needed is None
+    assert pair.adjusted_p == 1.0 and pair.images_needed is None and pair.apart == 0
+    assert pair.sentence.endswith("they get the same ones right")
+
+
+def test_first_runs_that_answer_alike_are_not_all_runs(tmp_path):
+    """Seed 1 gets other images wrong: as many, so the means agree as well."""
+    wrong = {0: range(8), 1: range(10, 18)}
+    first = runs_wrong_on(tmp_path, DenseSettings(), wrong, images=100)
+    second = runs_wrong_on(tmp_path, DenseSettings(units=8), wrong, images=100)
+    (pair,) = compare([*first, *second], resamples=QUICK).pairs
+    assert (pair.test.only_first, pair.test.only_second) == (0, 0)
+    assert pair.difference.value == 0 and pair.apart == pytest.approx(8)
+    assert "same ones right" not in pair.sentence
+
+
+@pytest.mark.parametrize(("wrong", "given"), [(8, False), (9, True)])
+def test_images_needed_are_said_from_ten_apart(tmp_path, wrong, given):
+    runs = [
+        *runs_wrong_on(tmp_path, DenseSettings(), {0: range(wrong)}, images=100),
+        *runs_wrong_on(tmp_path, LogisticSettings(), {0: [50]}, images=100),
+    ]
+    (pair,) = compare(runs, resamples=QUICK).pairs
+    assert pair.apart == pytest.approx(wrong + 1)
+    assert (pair.images_needed is not None) == given
 
 
 def test_three_classes_of_which_the_split_has_two(tmp_path):

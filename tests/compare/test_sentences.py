@@ -23,6 +23,7 @@ CLEAR = Pair(
     adjusted_p=0.002,
     by_seed=None,
     winner="logistic",
+    apart=59.0,
     images_needed=480,
     sentence="",
 )
@@ -34,6 +35,7 @@ OPEN = dataclasses.replace(
     test=PairedTest(1000, 16, 12, 0.57),
     adjusted_p=1.0,
     winner=None,
+    apart=28.0,
     images_needed=8970,
 )
 
@@ -69,7 +71,7 @@ def test_not_told_apart():
     assert pair_sentence(OPEN, pairs=3) == (
         "dense and logistic are not distinguishable on 1,000 images (difference 0.4 points, "
         "95 % −0.6 to 1.4; p = 1 after Holm's correction over 3 pairs); about 9,000 would be "
-        "needed to tell a difference of this size apart"
+        "needed to tell them apart with 80 % power, if the difference is as large as observed"
     )
 
 
@@ -92,10 +94,27 @@ def test_the_same_answers():
         OPEN,
         difference=Estimate(0.0, Interval(-0.004, 0.004)),
         test=PairedTest(1, 0, 0, 1.0),
+        apart=0.0,
         images_needed=None,
     )
     assert pair_sentence(pair, pairs=1) == (
         "dense and logistic are not distinguishable on 1 image: they get the same ones right"
+    )
+
+
+def test_first_runs_that_answer_alike_do_not_speak_for_the_others():
+    pair = dataclasses.replace(
+        OPEN, test=PairedTest(1000, 0, 0, 1.0), difference=Estimate(0.0, None), apart=12.5
+    )
+    assert "the same ones right" not in pair_sentence(
+        with_seeds(pair, SeedVerdicts(0, 0, 4, SPREAD)), pairs=1
+    )
+
+
+def test_of_few_images_apart_no_number_is_said():
+    pair = dataclasses.replace(OPEN, test=PairedTest(2, 1, 0, 1.0), apart=1.0, images_needed=None)
+    assert pair_sentence(pair, pairs=1).endswith(
+        "; fewer than 10 images set them apart, too few to say how many would be needed"
     )
 
 
@@ -177,6 +196,8 @@ def test_seeds_that_go_both_ways_leave_no_winner(pair):
         (0.0497, "p = 0.0497"),
         (0.05, "p = 0.050"),
         (0.561, "p = 0.56"),
+        (0.994, "p = 0.99"),
+        (0.996, "p > 0.99"),
         (1.0, "p = 1"),
     ],
 )

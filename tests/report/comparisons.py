@@ -150,6 +150,7 @@ def _pair(one, other, truth, probabilities):
             SeedVerdicts(0, 0, 9, Interval(p / 2, min(1.0, 2 * p))) if len(one.runs) > 1 else None
         ),
         winner=one.label if p < 0.05 else None,
+        apart=float(only_first + only_second),
         images_needed=9000 if p >= 0.05 else 300,
         sentence=f"{one.label} {told} {other.label} on {len(truth)} images.",
     )
