@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from featurestore.names import printable
+from featurestore.report.text import bytes_text as bytes_text  # the commands' own, too
 
 if TYPE_CHECKING:
     from featurestore.catalogue import Quarantined
@@ -98,13 +99,3 @@ def say_quarantined(entries: Sequence[Quarantined], *, feature_set: str) -> int:
     if len(entries) > _SHOWN:
         say(f"… and {len(entries) - _SHOWN} more: fs show {feature_set}")
     return _SKIPPED if entries else 0
-
-
-def bytes_text(count: int) -> str:
-    """Return a size in the largest binary unit that keeps it above one."""
-    size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"

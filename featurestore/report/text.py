@@ -58,8 +58,8 @@ def seconds_text(seconds: float) -> str:
 def bytes_text(size_bytes: float) -> str:
     """Return a size in the largest binary unit that keeps it above one."""
     size = float(size_bytes)
-    for unit in ("B", "KiB", "MiB"):
+    for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024:
             return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
-    return f"{size:.1f} GiB"
+    return f"{size:.1f} TiB"

@@ -18,7 +18,7 @@ from featurestore.report.outcomes import (
     outcomes_of_comparison,
     roc_curves,
 )
-from featurestore.report.text import points_text, shown
+from featurestore.report.text import bytes_text, points_text, shown
 from featurestore.training.evaluation import calibration_error
 
 
@@ -141,4 +141,17 @@ def test_points_have_a_sign_but_for_nothing():
         "−1.2",
         "0.0",
         "0.0",
+    ]
+
+
+def test_sizes_are_in_the_largest_unit_that_keeps_them_above_one():
+    sizes = (0, 1023, 1024, 1.5 * 2**20, 2**30, 3 * 2**40, 2**51)
+    assert [bytes_text(size) for size in sizes] == [
+        "0 B",
+        "1023 B",
+        "1.0 KiB",
+        "1.5 MiB",
+        "1.0 GiB",
+        "3.0 TiB",
+        "2048.0 TiB",
     ]
