@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar, Protocol, Self
@@ -16,6 +18,23 @@ from featurestore.recipe import Recipe
 Progress = Callable[[int, int, Mapping[str, float]], None]
 
 DEFAULT_MEMORY_BYTES = 4 * 2**30
+
+UNREADABLE = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    IndexError,
+    KeyError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What a file that is no model makes zipfile, JSON, h5py, skops, scikit-learn and Keras raise."""
 
 
 class NotConverged(UserWarning):

@@ -11,7 +11,6 @@ gradient might stay in the processor's cache.
 from __future__ import annotations
 
 import math
-import zipfile
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -21,12 +20,12 @@ import numpy as np
 import tensorflow as tf
 
 from featurestore.errors import IntegrityError, InvalidInput
-from featurestore.training.contract import FitOptions, Rows, check_rows
+from featurestore.training.contract import UNREADABLE, FitOptions, Rows, check_rows
 from featurestore.training.dense_network import (
     both_columns,
     build_network,
     build_optimizer,
-    layer_plan,
+    read_network,
 )
 from featurestore.training.dense_steps import Scoring, Training, block_rows
 from featurestore.training.settings import DenseSettings
@@ -150,29 +149,21 @@ class DenseHead:
         self.model_.save(path)
 
     def load(self, path: Path, *, feature_shape: tuple[int, ...], n_classes: int) -> Self:
-        """Read a `.keras` file in Keras's safe mode.
+        """Read the scale and the weights of a `.keras` file, and nothing else of it.
 
         Raises
         ------
         IntegrityError
-            Keras cannot read it, or its layers are not those of this head.
+            The file is damaged, or its network is not that of this head.
         """
         try:
-            model = keras.saving.load_model(path, compile=False, safe_mode=True)
-        except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
+            model = read_network(path, self.settings, feature_shape, n_classes)
+        except UNREADABLE as error:
             raise IntegrityError(
-                f"{path} is not a Keras model that safe mode can read: {error}",
+                f"{path}: expected the Keras model of a dense head, {feature_shape} -> "
+                f"{self.settings.units} units -> {n_classes} classes: {error}",
                 next_step="train the head again",
             ) from error
-        expected = build_network(
-            self.settings, feature_shape, n_classes, seeds=[0, 0, 0], scale=1.0
-        )
-        if layer_plan(model) != layer_plan(expected):
-            raise IntegrityError(
-                f"{path}: expected a dense head of {feature_shape} -> {self.settings.units} units "
-                f"-> {n_classes} classes, found {layer_plan(model)}",
-                next_step="train the head again",
-            )
         self._adopt(model, {})
         return self
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
+import zipfile
+from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from featurestore.training.settings import DenseSettings
@@ -16,6 +21,9 @@ _OPTIMIZERS = {
     "nadam": keras.optimizers.Nadam,
     "sgd": keras.optimizers.SGD,
 }
+
+_MOST_CONFIG_BYTES = 2**20  # those of this head have about 4,000
+_SHOWN = 300  # characters of a message
 
 
 def build_optimizer(settings: DenseSettings) -> Any:
@@ -70,17 +78,49 @@ def build_network(
     return keras.Sequential(layers, name="dense_head")
 
 
-def layer_plan(model: Any) -> list[tuple[object, ...]]:
-    """Return what each layer is: its kind, activation and sizes."""
-    return [
-        (
-            type(layer).__name__,
-            getattr(getattr(layer, "activation", None), "__name__", None),
-            tuple(layer.input.shape),
-            tuple(layer.output.shape),
-        )
-        for layer in getattr(model, "layers", [])
-    ]
+def read_network(
+    path: Path, settings: DenseSettings, feature_shape: tuple[int, ...], n_classes: int
+) -> Any:
+    """Return the network that a `.keras` file holds: its scale and its weights.
+
+    The network is built from the settings, never by the file, which could ask Keras for layers of
+    any kind and size. Its configuration is only compared.
+
+    Raises
+    ------
+    ValueError
+        The configuration is not that of this network, or its numbers are not finite. A file that
+        is no such model raises any of `UNREADABLE`.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if broken := archive.testzip():
+            raise ValueError(f"its member {broken} is damaged")
+        member = archive.getinfo("config.json")
+        if member.file_size > _MOST_CONFIG_BYTES:
+            raise ValueError(f"its configuration has {member.file_size} bytes")
+        layers = json.loads(archive.read(member))["config"]["layers"]
+    scales = [layer["config"]["scale"] for layer in layers if layer["class_name"] == "Rescaling"]
+    (scale,) = scales if settings.scaled else [1.0]
+    if not isinstance(scale, int | float) or not 0 < scale < math.inf:
+        raise ValueError(f"its features are multiplied by {scale!r}")
+    model = build_network(settings, feature_shape, n_classes, seeds=[0, 0, 0], scale=scale)
+    found, expected = (
+        [_plan(layer) for layer in each]
+        for each in (layers, json.loads(model.to_json())["config"]["layers"])
+    )
+    if found != expected:
+        raise ValueError(f"its layers are {str(found)[:_SHOWN]}")
+    model.load_weights(path)
+    if not all(np.isfinite(weights).all() for weights in model.get_weights()):
+        raise ValueError("its weights are not all finite numbers")
+    return model
+
+
+def _plan(layer: Any) -> list[object]:
+    """Return what decides a layer's numbers, of its configuration, but for a scale."""
+    config = layer["config"]
+    names = ("units", "activation", "use_bias", "batch_shape", "offset")
+    return [layer["class_name"], *(config[name] for name in names if name in config)]
 
 
 def both_columns(outputs: tf.Tensor) -> tf.Tensor:

@@ -14,7 +14,6 @@ checked from outside.
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ import skops
 import skops.io
 
 from featurestore.errors import IntegrityError, InvalidInput
+from featurestore.training.contract import UNREADABLE
 from featurestore.training.model_numbers import check_numbers
 
 SUFFIX = ".skops"
@@ -52,23 +52,6 @@ _ALSO_TRUSTED = frozenset(
         "sklearn._loss.loss.HalfBinomialLoss",
         "sklearn._loss.loss.HalfMultinomialLoss",
     }
-)
-# What a file that is no model makes zipfile, skops, scikit-learn and Keras raise.
-UNREADABLE = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    ImportError,
-    IndexError,
-    KeyError,
-    MemoryError,
-    NotImplementedError,
-    OSError,
-    RecursionError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
 )
 
 

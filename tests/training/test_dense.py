@@ -1,8 +1,10 @@
 """The dense head: the conformance suite, and what is its own."""
 
+import io
 import json
 import zipfile
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -182,31 +184,103 @@ def test_mixed_precision_of_a_backbone_does_not_reach_the_head(base):
     np.testing.assert_array_equal(weights(mixed)[0], weights(base)[0])
 
 
-def test_foreign_keras_model_is_refused(tmp_path):
-    path = tmp_path / "model.keras"
-    keras.Sequential([keras.layers.Input((2, 2, 8)), keras.layers.GlobalMaxPooling2D()]).save(path)
-    with pytest.raises(IntegrityError, match="expected a dense head"):
-        create_head(DenseSettings(**FIELDS)).load(path, feature_shape=(2, 2, 8), n_classes=2)
+def load(path, **fields):
+    head = create_head(DenseSettings(**{**FIELDS, **fields}))
+    return head.load(path, feature_shape=(2, 2, 8), n_classes=2)
 
 
-def test_code_in_a_model_is_not_run(tmp_path):
-    path, ran = tmp_path / "model.keras", tmp_path / "ran"
-    target = str(ran)
-    inputs = keras.Input((2, 2, 8))
-    hostile = keras.layers.Lambda(lambda x: open(target, "w") and x)  # noqa: SIM115
-    keras.Model(inputs, keras.layers.Dense(1)(inputs)).save(path)
+def with_config(head, change, path):
+    """Save a head with a changed configuration."""
+    head.save(path)
     with zipfile.ZipFile(path) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
     config = json.loads(files["config.json"])
-    config["config"]["layers"][1]["class_name"] = "Lambda"
-    config["config"]["layers"][1]["config"] = keras.saving.serialize_keras_object(hostile)["config"]
-    files["config.json"] = json.dumps(config).encode()
+    config = change(config, config["config"]["layers"]) or config
+    files["config.json"] = config if isinstance(config, bytes) else json.dumps(config).encode()
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in files.items():
             archive.writestr(name, content)
-    with pytest.raises(IntegrityError, match="safe mode"):
-        create_head(DenseSettings(**FIELDS)).load(path, feature_shape=(2, 2, 8), n_classes=2)
-    assert not ran.exists()
+    return path
+
+
+def test_foreign_keras_model_is_refused(tmp_path):
+    path = tmp_path / "model.keras"
+    keras.Sequential([keras.layers.Input((2, 2, 8)), keras.layers.GlobalMaxPooling2D()]).save(path)
+    with pytest.raises(IntegrityError, match=r"expected the Keras model.*\(2, 2, 8\) -> 16 units"):
+        load(path)
+
+
+def test_layers_of_the_file_are_never_made(base, monkeypatch, tmp_path):
+    hostile = {"module": "keras.layers", "class_name": "Lambda", "config": {}}
+    path = with_config(base, lambda _, layers: layers.insert(1, hostile), tmp_path / "model.keras")
+    monkeypatch.setattr(keras.Sequential, "from_config", None)
+    with pytest.raises(IntegrityError, match=r"its layers are .*Lambda"):
+        load(path)
+    base.save(tmp_path / "whole.keras")
+    loaded = load(tmp_path / "whole.keras")
+    np.testing.assert_array_equal(
+        loaded.predict_proba(TRAIN.features), base.predict_proba(TRAIN.features)
+    )
+
+
+@pytest.mark.parametrize(
+    ("layer", "field", "value"),
+    [
+        (2, "scale", None),
+        (2, "scale", "x"),
+        (2, "scale", -1.0),
+        (2, "scale", float("nan")),
+        (2, "offset", 1.0),
+        (3, "units", 2 * 10**8),  # 51 GB, were it made
+        (3, "units", "x"),
+        (3, "activation", "tanh"),
+        (3, "activation", {"class_name": "function", "config": "get_file"}),
+        (0, "batch_shape", [None, 10**9]),
+    ],
+)
+def test_other_configuration_is_refused(base, layer, field, value, tmp_path):
+    def change(_, layers):
+        layers[layer]["config"][field] = value
+
+    with pytest.raises(IntegrityError, match="expected the Keras model"):
+        load(with_config(base, change, tmp_path / "model.keras"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"[1]", b"null", b'{"config": 5}', b'{"config": {"layers": [3]}}', b"[" * 10**5, b" " * 2**21],
+)
+def test_configuration_that_is_none_is_refused(base, content, tmp_path):
+    with pytest.raises(IntegrityError, match="expected the Keras model"):
+        load(with_config(base, lambda *_: content, tmp_path / "model.keras"))
+
+
+@pytest.mark.parametrize("fields", [{"units": 17}, {"dropout": 0.5}, {"scaled": False}])
+def test_network_of_other_settings_is_refused(base, fields, tmp_path):
+    base.save(tmp_path / "model.keras")
+    with pytest.raises(IntegrityError, match="expected the Keras model"):
+        load(tmp_path / "model.keras", **fields)
+
+
+@pytest.mark.parametrize("change", [lambda a: a[:, :7], lambda a: a * np.nan, None])
+def test_other_weights_are_refused(base, change, tmp_path):
+    path = tmp_path / "model.keras"
+    base.save(path)
+    with zipfile.ZipFile(path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    with h5py.File(io.BytesIO(files["model.weights.h5"]), "r+") as weights:
+        group = weights["layers/dense/vars"]
+        kernel = group["0"][:]
+        del group["0"]
+        if change is not None:
+            group["0"] = change(kernel)
+        weights.flush()
+        content = weights.id.get_file_image()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, whole in files.items():
+            archive.writestr(name, content if name.endswith("h5") else whole)
+    with pytest.raises(IntegrityError, match="expected the Keras model"):
+        load(path)
 
 
 def test_dropout_round_trips_and_is_off_in_prediction(base, tmp_path):
