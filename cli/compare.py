@@ -17,6 +17,7 @@ from featurestore.training.head_specs import parse_heads
 from featurestore.training.runs import Run, find_run, read_runs
 from featurestore_cli.options import BytesType, cache_option, json_option
 from featurestore_cli.output import bytes_text, print_json, print_table, say
+from featurestore_cli.progress import progress_line
 
 if TYPE_CHECKING:
     from featurestore.compare.complete import PlannedRun
@@ -129,7 +130,15 @@ def compare(
             _print_plan(plan, as_json=as_json)
             return
         runs = _complete(record, plan, cache=cache, memory_bytes=memory_bytes)
-    comparison = compare_runs(runs, split=split, resamples=resamples)
+    with progress_line() as line:
+        comparison = compare_runs(
+            runs,
+            split=split,
+            resamples=resamples,
+            progress=None
+            if line is None
+            else lambda done, total: line(f"resampling images: run {done + 1} of {total}"),
+        )
     notes = _notes(comparison)
     for note in notes:
         say(f"note: {note}")

@@ -9,7 +9,12 @@ from statistics import median
 
 import numpy as np
 
-from featurestore.compare.bootstrap import Resampled, resample_metrics
+from featurestore.compare.bootstrap import (
+    Progress,
+    Resampled,
+    resample_metrics,
+    resamples_roc_auc,
+)
 from featurestore.compare.grouping import (
     Group,
     check_same_features,
@@ -52,7 +57,12 @@ _MEANS_OVER_CLASSES = frozenset(map(METRICS.index, ("balanced_accuracy", "macro_
 
 
 def compare(
-    runs: Sequence[Run], *, split: str = "test", resamples: int = RESAMPLES, seed: int = 0
+    runs: Sequence[Run],
+    *,
+    split: str = "test",
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> Comparison:
     """Compare runs of one feature set; those that differ in their seed only are one contender.
 
@@ -89,7 +99,11 @@ def compare(
     labels = first.labels
     probabilities = {run.id: predictions[run.id].probabilities for run in kept}
     scores = resample_metrics(
-        labels, [probabilities[run.id] for run in kept], resamples=resamples, seed=seed
+        labels,
+        [probabilities[run.id] for run in kept],
+        resamples=resamples,
+        seed=seed,
+        progress=progress,
     )
     right = {run_id: each.argmax(axis=1) == labels for run_id, each in probabilities.items()}
     rows = {run.id: row for row, run in enumerate(kept)}
@@ -183,6 +197,11 @@ def _estimate(scores: Resampled, metric: int, *, counts: np.ndarray) -> Estimate
 def _interval_notes(labels: np.ndarray, class_names: Sequence[str]) -> list[str]:
     counts = np.bincount(labels, minlength=len(class_names))
     if rows_suffice(counts):
+        if counts.all() and not resamples_roc_auc(len(labels), len(counts)):
+            return [
+                f"ROC AUC has no interval: {count_text(len(labels), 'image')} of "
+                f"{len(counts):,} classes are too many to resample it"
+            ]
         return []
     rarest = int(np.where(counts > 0, counts, len(labels) + 1).argmin())
     return [

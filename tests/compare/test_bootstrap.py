@@ -128,11 +128,47 @@ def test_the_seed_decides():
     assert not np.array_equal(first, other)
 
 
+def peak_bytes(labels, probabilities, *, resamples):
+    tracemalloc.start()
+    resample_metrics(labels, probabilities, resamples=resamples, seed=0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
 def test_memory_is_that_of_a_batch():
     """20,000 rows x 300 resamples of counts are 48 MB; a batch of them is 2."""
     labels, probabilities = split(20_000, n_classes=3)
-    tracemalloc.start()
-    resample_metrics(labels, [probabilities] * 2, resamples=300, seed=0)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 30e6
+    assert peak_bytes(labels, [probabilities] * 2, resamples=300) < 30e6
+
+
+def test_memory_does_not_grow_with_runs():
+    """The ranks of one run of 40 classes are about 10 MB; of six, all at once, they were 60."""
+    labels, probabilities = split(4000, n_classes=40)
+    one, six = (peak_bytes(labels, [probabilities] * n, resamples=20) for n in (1, 6))
+    assert six < 1.5 * one
+
+
+def test_of_many_rows_and_classes_roc_auc_is_not_resampled(monkeypatch):
+    labels, probabilities = split(3000, n_classes=50)
+    whole = resample_metrics(labels, [probabilities], resamples=20, seed=0)
+    monkeypatch.setattr(bootstrap, "_MOST_RANKED", 3000 * 50 - 1)
+    found = resample_metrics(labels, [probabilities], resamples=20, seed=0)
+    np.testing.assert_array_equal(found.values, whole.values)
+    area = METRICS.index("roc_auc")
+    assert np.isnan(found.draws[0, area]).all()
+    np.testing.assert_array_equal(
+        np.delete(found.draws[0], area, axis=0), np.delete(whole.draws[0], area, axis=0)
+    )
+    few = peak_bytes(labels, [probabilities], resamples=20)
+    monkeypatch.undo()
+    assert few < 0.6 * peak_bytes(labels, [probabilities], resamples=20)
+
+
+def test_progress_counts_runs():
+    labels, probabilities = split(30, n_classes=2)
+    told = []
+    resample_metrics(
+        labels, [probabilities] * 3, resamples=10, seed=0, progress=lambda *n: told.append(n)
+    )
+    assert told == [(0, 3), (1, 3), (2, 3)]

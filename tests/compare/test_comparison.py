@@ -7,6 +7,7 @@ import pytest
 from made_runs import answers, changed, made_run, noisy, trained_on
 from sklearn.metrics import balanced_accuracy_score
 
+from featurestore.compare import bootstrap
 from featurestore.compare.comparison import compare
 from featurestore.compare.results import Interval, SeedVerdicts
 from featurestore.compare.statistics import mcnemar_exact, none_of
@@ -359,6 +360,20 @@ def test_a_rare_class_leaves_means_over_classes_without_an_interval(tmp_path, ra
         assert (metrics[name].interval is None) == (rare < 50)
     assert metrics["accuracy"].interval is not None and metrics["log_loss"].interval is not None
     assert any("of dogs" in note for note in found.notes) == (rare < 50)
+
+
+def test_of_many_classes_roc_auc_has_no_interval_and_a_note(tmp_path, monkeypatch):
+    monkeypatch.setattr(bootstrap, "_MOST_RANKED", 599)
+    labels = np.arange(200) % 3
+    features = trained_on(class_names=("a", "b", "c"))
+    run = made_run(tmp_path, labels, noisy(labels, n_classes=3, seed=0), features=features)
+    found = compare([run], resamples=QUICK)
+    metrics = found.contenders[0].metrics
+    assert metrics["roc_auc"].value > 0.5 and metrics["roc_auc"].interval is None
+    assert metrics["balanced_accuracy"].interval is not None
+    assert found.notes == (
+        "ROC AUC has no interval: 200 images of 3 classes are too many to resample it",
+    )
 
 
 def test_the_calibration_error_has_no_interval(tmp_path):
