@@ -48,6 +48,7 @@ from featurestore.compare.statistics import (
 from featurestore.errors import IntegrityError, InvalidInput
 from featurestore.training.evaluation import METRICS
 from featurestore.training.runs import Run
+from featurestore.training.settings import stops_early
 
 RESAMPLES = 5000
 _FEWEST_RESAMPLES = 100
@@ -129,7 +130,11 @@ def compare(
         probabilities=probabilities,
         resamples=resamples,
         seed=seed,
-        notes=(*notes, *_interval_notes(labels, features.class_names)),
+        notes=(
+            *notes,
+            *_stopping_notes(groups, split),
+            *_interval_notes(labels, features.class_names),
+        ),
     )
 
 
@@ -192,6 +197,17 @@ def _estimate(scores: Resampled, metric: int, *, counts: np.ndarray) -> Estimate
         share = none_of(int(counts.sum()))
         interval = Interval(1 - share, 1.0) if value == 1 else Interval(0.0, share)
     return Estimate(value, interval)
+
+
+def _stopping_notes(groups: Sequence[Group], split: str) -> list[str]:
+    """Tell that a head which was stopped by the compared rows looks better on them than it is."""
+    stopped = [group.label for group in groups if stops_early(group.runs[0].settings)]
+    if split != "validation" or not stopped:
+        return []
+    return [
+        f"{', '.join(stopped)}: early stopping chose the epoch by the rows that are compared on, "
+        "which flatters it"
+    ]
 
 
 def _interval_notes(labels: np.ndarray, class_names: Sequence[str]) -> list[str]:

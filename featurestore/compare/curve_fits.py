@@ -28,7 +28,8 @@ from featurestore.training.contract import (
 from featurestore.training.evaluation import predict
 from featurestore.training.head_specs import head_label
 from featurestore.training.rows import Loaded, Subset, stored_bytes
-from featurestore.training.train import TrainOptions, fit_head
+from featurestore.training.settings import stops_early
+from featurestore.training.train import TrainOptions, check_trainable, fit_head
 
 Progress = Callable[[int, int, str], None]
 """Told fits done, fits in all, and which comes next."""
@@ -83,8 +84,10 @@ def learning_curve(
     Raises
     ------
     InvalidInput
-        A training or evaluated row is missing, sizes are out of range, or no head could be fitted
-        to any size.
+        There are no training rows, or none of a class; sizes are out of range, or no head could be
+        fitted to any size.
+    NotFound
+        The split has no rows.
     """
     train, evaluated = _splits(features, options.split)
     n_classes = len(features.class_names)
@@ -152,7 +155,7 @@ class _Fits:
         head = fit_head(
             settings,
             rows,
-            self.validation if _stops_early(settings) else None,
+            self.validation if stops_early(settings) else None,
             n_classes=self.n_classes,
             options=TrainOptions(seed=seed, memory_bytes=self.memory_bytes),
         )
@@ -221,12 +224,8 @@ def _notes(noted: Mapping[str, list[int]]) -> list[str]:
     ]
 
 
-def _stops_early(settings: HeadSettings) -> bool:
-    return settings.to_dict().get("patience") is not None
-
-
 def _stopping_note(fits: _Fits, settings: HeadSettings) -> list[str]:
-    if not _stops_early(settings) or fits.validation is not fits.evaluated:
+    if not stops_early(settings) or fits.validation is not fits.evaluated:
         return []
     return ["early stopping chose the epoch by the rows that accuracy was measured on"]
 
@@ -262,21 +261,11 @@ def _validation(features: Features) -> SampleRows | None:
 
 
 def _splits(features: Features, split: str) -> tuple[SampleRows, SampleRows]:
-    for name in ("train", split):
-        if name not in features.splits or not len(features[name]):
-            held = ", ".join(s for s in features.splits if len(features[s])) or "no rows"
-            raise NotFound(
-                f"feature set {features.name} has no {name} rows: it has {held}",
-                next_step="choose another with --split" if name == split else "embed with --split",
-            )
-    train = features["train"]
-    counts = np.bincount(train.labels, minlength=len(features.class_names))
-    missing = [name for name, n in zip(features.class_names, counts, strict=True) if n == 0]
-    if missing or len(counts) < 2:
-        raise InvalidInput(
-            f"feature set {features.name}: expected training rows of two classes or more and of "
-            f"every class, found none of {', '.join(missing[:8]) or 'a second class'}",
-            next_step=f"add training images of it, or see what was quarantined: "
-            f"fs show {features.name}",
+    present = {name: features[name] for name in features.splits if len(features[name])}
+    check_trainable(features, present)
+    if split not in present:
+        raise NotFound(
+            f"feature set {features.name} has no {split} rows: it has {', '.join(present)}",
+            next_step="choose another with --split",
         )
-    return train, features[split]
+    return present["train"], present[split]

@@ -77,6 +77,11 @@ class DenseSettings:
         return dataclasses.asdict(self)
 
 
+def stops_early(settings: object) -> bool:
+    """Whether a head with these settings chooses its epoch by the validation rows."""
+    return isinstance(settings, DenseSettings) and settings.patience is not None
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogisticSettings:
     """Multinomial logistic regression with an L2 penalty.

@@ -105,7 +105,7 @@ def train(
         has no epochs to write there.
     """
     present = {split: features[split] for split in features.splits if len(features[split])}
-    _check_trainable(features, present)
+    check_trainable(features, present)
     created = datetime.now(UTC)
     run_id = new_run_id(
         settings.head,
@@ -176,7 +176,14 @@ def _watched(settings: HeadSettings, options: TrainOptions, run_id: str) -> Iter
         yield dataclasses.replace(options, progress=progress)
 
 
-def _check_trainable(features: Features, present: Mapping[str, SampleRows]) -> None:
+def check_trainable(features: Features, present: Mapping[str, SampleRows]) -> None:
+    """Refuse features that no head can be fitted to; `present` are the splits that have rows.
+
+    Raises
+    ------
+    InvalidInput
+        There is no training split, fewer than two classes, or a class without a training row.
+    """
     if "train" not in present:
         raise InvalidInput(
             f"feature set {features.name} has no rows in a train split: "

@@ -36,7 +36,7 @@ def trained_on(**changes):
 
 
 def made_run(cache, labels, probabilities, *, settings=None, seed=0, **changes) -> Run:
-    """Write a run whose test split has these labels and probabilities."""
+    """Write a run whose `splits`, the test split alone unless told, have these probabilities."""
     settings = settings or DenseSettings()
     number = next(_NUMBERS)
     run_id = f"{settings.head}-photos-20260101T000000-{number:04}"
@@ -61,7 +61,8 @@ def made_run(cache, labels, probabilities, *, settings=None, seed=0, **changes) 
     predictions = Predictions(
         np.array(ids), np.asarray(labels, np.int64), np.asarray(probabilities, np.float32)
     )
-    return write_run(Run(**fields | changes), _Model(), {"test": predictions})
+    splits = changes.pop("splits", ["test"])
+    return write_run(Run(**fields | changes), _Model(), dict.fromkeys(splits, predictions))
 
 
 def answers(labels, right, *, sure=0.9):

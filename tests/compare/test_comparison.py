@@ -376,6 +376,23 @@ def test_of_many_classes_roc_auc_has_no_interval_and_a_note(tmp_path, monkeypatc
     )
 
 
+def test_heads_stopped_by_the_compared_rows_are_noted(tmp_path):
+    settings = [DenseSettings(), DenseSettings(patience=3)]
+    runs = [
+        made_run(
+            tmp_path,
+            LABELS,
+            answers(LABELS, right(1)),
+            settings=each,
+            splits=("validation", "test"),
+        )
+        for each in settings
+    ]
+    assert compare(runs, resamples=QUICK).notes == ()
+    (note,) = compare(runs, resamples=QUICK, split="validation").notes
+    assert note.startswith("dense:patience=3: early stopping chose the epoch by the rows")
+
+
 def test_the_calibration_error_has_no_interval(tmp_path):
     """Neither a head of some error nor one that is always sure, whose resamples all agree."""
     labels = np.arange(200) % 2

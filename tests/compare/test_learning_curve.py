@@ -355,7 +355,7 @@ def test_progress_counts_every_fit():
 def test_what_cannot_be_measured_is_refused():
     with pytest.raises(NotFound, match="no validation rows: it has train, test"):
         learning_curve(features_of(validation=0), [LOGISTIC])
-    with pytest.raises(NotFound, match="no train rows"):
+    with pytest.raises(InvalidInput, match="no rows in a train split"):
         learning_curve(features_of(train=0), [LOGISTIC])
     with pytest.raises(InvalidInput, match="trained on"):
         CurveOptions(split="train")
@@ -363,7 +363,7 @@ def test_what_cannot_be_measured_is_refused():
         CurveOptions(seeds=0)
     lacking = features_of(3)
     one_short = MemoryRows(lacking["train"].features[:2], lacking["train"].labels[:2])
-    with pytest.raises(InvalidInput, match="found none of c"):
+    with pytest.raises(InvalidInput, match="no training row of class c"):
         learning_curve(
             dataclasses.replace(lacking, rows={**lacking.rows, "train": one_short}), [LOGISTIC]
         )
