@@ -1,5 +1,8 @@
 """Tests and intervals against SciPy, statsmodels, published examples and simulation."""
 
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from made_runs import answers, noisy
@@ -47,13 +50,15 @@ def test_mcnemar_is_statsmodels(table):
 
 
 def test_presidential_approval():
-    """Agresti (2002), Categorical Data Analysis, section 10.1: z = -4.17, difference -0.04 with
-    95 % interval (-0.059, -0.021)."""
+    """Agresti (2002), Categorical Data Analysis, section 10.1: 150 and 86 of 1,600 changed their
+    minds; the difference is -0.04 with 95 % interval (-0.059, -0.021). The exact p-value is
+    counted out in whole numbers."""
     second, first = paired(794, 150, 86, 570)
     test = mcnemar_exact(first, second)
-    z = (test.only_first - test.only_second) / np.sqrt(test.only_first + test.only_second)
-    assert z == pytest.approx(-4.17, abs=0.005)
-    assert test.p_value == pytest.approx(2 * norm.cdf(-4.17), rel=0.5)
+    assert (test.samples, test.only_first, test.only_second) == (1600, 86, 150)
+    counted = Fraction(2 * sum(math.comb(236, k) for k in range(87)), 2**236)
+    assert test.p_value == pytest.approx(float(counted), rel=1e-9)
+    assert test.p_value == pytest.approx(3.7159e-05, rel=1e-4)
     labels = np.arange(len(first)) % 2
     scores = resample_metrics(
         labels, [answers(labels, first), answers(labels, second)], resamples=4000, seed=0
@@ -62,6 +67,17 @@ def test_presidential_approval():
     interval = percentile_interval(scores.draws[0, 0] - scores.draws[1, 0])
     assert difference == pytest.approx(-0.04)
     assert (interval.low, interval.high) == pytest.approx((-0.059, -0.021), abs=0.0015)
+
+
+def test_few_discordant_pairs():
+    """Fay, Exact McNemar's test and matching confidence intervals (the vignette of R's exact2x2):
+    of 44 pairs 9 and 2 are discordant. The chi-squared test has 0.035 without and 0.070 with
+    continuity correction, so an exact one must decide: 2 (1 + 11 + 55) / 2^11 = 0.06543."""
+    first, second = paired(21, 2, 9, 12)
+    test = mcnemar_exact(first, second)
+    assert (test.samples, test.only_first, test.only_second) == (44, 2, 9)
+    assert test.p_value == pytest.approx(0.06543, abs=5e-6)
+    assert test.p_value == pytest.approx(134 / 2048)
 
 
 def test_holm():
