@@ -20,6 +20,7 @@ from featurestore.training.contract import FitOptions, Rows
 from featurestore.training.sklearn_model import predict_blocks
 from featurestore.training.sklearn_settings import SgdSettings
 from featurestore.training.skops_models import SUFFIX, library_versions, load_model, save_model
+from featurestore.training.spread import mean_and_variance
 from featurestore.training.streaming import Piece, RowSource, plan_residence
 
 _PIECE_ROWS = 512  # of 8,192 columns: 32 MB in float64
@@ -127,23 +128,13 @@ class _Scaling:
     """Takes the mean row away and divides by the root of the total variance, found in one pass."""
 
     def __init__(self, source: RowSource) -> None:
-        total, squares = np.zeros(source.row_values), 0.0
-        for features, _ in source.in_order(_PIECE_ROWS):
-            flat = features.reshape(len(features), -1).astype(np.float64)
-            total += flat.sum(axis=0)
-            squares += float(np.vdot(flat, flat))
-        self.mean = total / len(source)
-        centre = float(self.mean @ self.mean)
-        self.variance = squares / len(source) - centre
-        if not self.variance > 1e-12 * centre:  # what is left of equal rows is rounding
-            raise InvalidInput(
-                f"head sgd: all {len(source)} training rows have the same features",
-                next_step="embed with another layer (fs embed --layer)",
-            )
+        self.mean, self.variance = mean_and_variance(
+            (_flat(features) for features, _ in source.in_order(_PIECE_ROWS)), head="sgd"
+        )
 
     def apply(self, features: np.ndarray) -> np.ndarray:
         """Return (N, D) float64."""
-        flat = features.reshape(len(features), -1).astype(np.float64)
+        flat = _flat(features)
         flat -= self.mean
         flat /= math.sqrt(self.variance)
         return flat
@@ -215,6 +206,10 @@ class _Learner:
         model.classes_ = self._classes
         model.n_features_in_ = self._model.n_features_in_
         return model
+
+
+def _flat(features: np.ndarray) -> np.ndarray:
+    return features.reshape(len(features), -1).astype(np.float64)
 
 
 def _averages(

@@ -7,12 +7,12 @@ from typing import Any, Self
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from featurestore.errors import InvalidInput
 from featurestore.training.contract import FitOptions, Rows
 from featurestore.training.logistic_solver import Problem, share, solve, solver_bytes
 from featurestore.training.penalty_path import C_GRID, choose_c, row_weights
 from featurestore.training.settings import LogisticSettings
 from featurestore.training.sklearn_model import BLOCK_ROWS, SklearnHead
+from featurestore.training.spread import require_spread
 
 # Bound on the relative distance of the coefficients from the optimum.
 _TOLERANCE = 1e-5
@@ -60,11 +60,7 @@ class LogisticHead(SklearnHead[LogisticSettings]):
         settings = self.settings
         offset, scale = _centre(X, standardise=settings.standardise)
         variance = float(np.vdot(X, X)) / len(X)
-        if variance == 0:
-            raise InvalidInput(
-                f"head logistic: all {len(X)} training rows have the same features",
-                next_step="embed with another layer (fs embed --layer)",
-            )
+        require_spread(variance, rows=len(X), head=settings.head)
         X /= np.sqrt(variance)
         scale *= np.sqrt(variance)
         shared = share(X)

@@ -28,6 +28,7 @@ from featurestore.training.sklearn_settings import (
     NearestCentroidSettings,
     RandomForestSettings,
 )
+from featurestore.training.spread import mean_and_variance
 
 Fit = tuple[Any, tuple[str, ...]]
 
@@ -54,14 +55,9 @@ class LinearSvmHead(SklearnHead[LinearSvmSettings]):
 
     def fit_model(self, X: np.ndarray, y: np.ndarray, *, options: FitOptions) -> Fit:
         """Fit on features of total variance 1, and give the coefficients that belong to X."""
-        settings, n = self.settings, len(X)
-        mean = X.mean(axis=0)
-        variance = float(np.vdot(X, X)) / n - float(mean @ mean)
-        if not variance > 1e-12 * float(mean @ mean):
-            raise InvalidInput(
-                f"head {settings.head}: all {n} training rows have the same features",
-                next_step="embed with another layer (fs embed --layer)",
-            )
+        settings = self.settings
+        blocks = (X[start : start + BLOCK_ROWS] for start in range(0, len(X), BLOCK_ROWS))
+        mean, variance = mean_and_variance(blocks, head=settings.head)
         scale = np.sqrt(variance)
         offset = mean if np.count_nonzero(X) > X.size / 2 else np.zeros_like(mean)
         X -= offset
