@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.utils import all_estimators
 
 from featurestore.errors import InvalidInput
@@ -43,7 +44,15 @@ class AnySklearnHead(SklearnHead[SklearnSettings]):
         notes: tuple[str, ...] = ()
         if _needs_calibration(model):
             model, notes = calibrated(model, y, head=head, folds=FOLDS, seed=options.seed)
-        return model, notes + fit_estimator(head, model, X, y)
+        notes += fit_estimator(head, model, X, y)
+        if isinstance(model, KNeighborsClassifier) and model.n_neighbors > len(X):
+            # Without a word some metrics would count rows that are not near.
+            raise InvalidInput(
+                f"head {head}: {model.n_neighbors} neighbours are more than the {len(X)} training "
+                "rows",
+                next_step=f"--params '{{\"n_neighbors\": {len(X)}}}', or fewer",
+            )
+        return model, notes
 
     def check_loaded(self, model: Any, path: Path) -> None:
         """Refuse another estimator within a calibrated one."""
@@ -136,7 +145,7 @@ def takes_seed(settings: SklearnSettings) -> bool:
 
 def _draws_seed(created: Any, parameters: Mapping[str, object]) -> bool:
     signature = inspect.signature(created.__init__).parameters
-    return "random_state" in signature and "random_state" not in parameters
+    return "random_state" in signature and parameters.get("random_state") is None
 
 
 def _needs_calibration(model: Any) -> bool:

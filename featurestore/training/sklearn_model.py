@@ -17,6 +17,18 @@ from featurestore.training.skops_models import SUFFIX, library_versions, load_mo
 
 # At a time: 512 rows of 8,192 columns are 32 MB in float64.
 BLOCK_ROWS = 512
+# What scikit-learn raises for parameters and rows that it cannot take. Not all of it is on purpose:
+# lists that are empty, or names where objects belong, reach its code unchecked.
+_REFUSALS = (
+    ArithmeticError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    MemoryError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
 Settings = TypeVar("Settings", bound=HeadSettings)
 
 
@@ -149,14 +161,22 @@ def predict_blocks(
     Raises
     ------
     InvalidInput
-        The rows have another shape, or the model's answer for one is not a number.
+        The rows have another shape, scikit-learn cannot answer, or its answer for one is not a
+        number.
     """
     check_rows(X, feature_shape)
     probabilities = np.empty((len(X), len(model.classes_)), np.float32)
     for start in range(0, len(X), BLOCK_ROWS):
         block = X[start : start + BLOCK_ROWS]
         flat = block.reshape(len(block), -1).astype(dtype)
-        probabilities[start : start + BLOCK_ROWS] = model.predict_proba(flat)
+        try:
+            probabilities[start : start + BLOCK_ROWS] = model.predict_proba(flat)
+        except _REFUSALS as error:
+            raise InvalidInput(
+                f"{type(model).__name__}: scikit-learn cannot give probabilities for rows "
+                f"{start} to {start + len(block) - 1}: {str(error).strip()}",
+                next_step="use other parameters, or another head",
+            ) from error
     wrong = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
     if len(wrong):
         raise InvalidInput(
@@ -184,9 +204,10 @@ def fit_estimator(
         warnings.simplefilter("always")
         try:
             model.fit(X, y, **weights)
-        except (ValueError, TypeError, np.linalg.LinAlgError) as error:
+        except _REFUSALS as error:
             raise InvalidInput(
-                f"head {head}: scikit-learn refuses the fit: {str(error).strip()}"
+                f"head {head}: scikit-learn refuses the fit: {str(error).strip()}",
+                next_step="use other parameters, or another head",
             ) from error
     notes: dict[str, None] = {}
     for warning in caught:

@@ -234,7 +234,7 @@ class SklearnSettings:
         Public dotted path, such as ``sklearn.tree.DecisionTreeClassifier``.
     parameters
         Of its constructor, JSON values. `random_state` is set from the seed where the class has it
-        and it is not named here.
+        and it is not named here, or is null.
     """
 
     estimator: str

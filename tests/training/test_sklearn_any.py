@@ -173,6 +173,7 @@ def test_run_id_is_a_file_name():
     [
         (TREE, {}, True),
         (TREE, {"random_state": 7}, False),
+        (TREE, {"random_state": None}, True),
         ("sklearn.naive_bayes.GaussianNB", {}, False),
         ("sklearn.linear_model.RidgeClassifierCV", {}, True),  # its folds
         ("sklearn.neighbors.KNeighborsClassifier", {}, False),
@@ -188,6 +189,7 @@ def test_seed_becomes_the_random_state_unless_it_is_named():
     assert fit(TREE, train, seed=5).model_.random_state == 5
     assert fit(TREE, train, seed=2**32 + 5).model_.random_state == 5
     assert fit(TREE, train, seed=5, random_state=8).model_.random_state == 8
+    assert fit(TREE, train, seed=5, random_state=None).model_.random_state == 5
 
 
 def test_weights_of_classes_can_be_named():
@@ -221,3 +223,36 @@ def test_trees_of_points_are_not_kept_in_files(tmp_path):
     )
     with pytest.raises(InvalidInput, match="BallTree"):
         head.save(tmp_path / "model.skops")
+
+
+NEAREST = "sklearn.neighbors.KNeighborsClassifier"
+
+
+@pytest.mark.parametrize("metric", ["manhattan", "cosine"])
+@pytest.mark.parametrize("algorithm", ["brute", "auto"])
+def test_more_neighbours_than_rows_are_refused(algorithm, metric):
+    train = blobs(30, n_classes=3)
+    asked = {"algorithm": algorithm, "metric": metric}
+    with pytest.raises(InvalidInput, match="31 neighbours are more than the 30 training rows"):
+        fit(NEAREST, train, n_neighbors=31, **asked)
+    fit(NEAREST, train, n_neighbors=30, **asked)
+
+
+@pytest.mark.parametrize(
+    ("path", "parameters"),
+    [
+        ("sklearn.linear_model.RidgeClassifierCV", {"alphas": []}),
+        ("sklearn.ensemble.VotingClassifier", {"estimators": [["a", "b"]]}),
+        ("sklearn.neural_network.MLPClassifier", {"hidden_layer_sizes": [10**13]}),
+    ],
+)
+def test_parameters_that_break_the_fit_are_bad_input(path, parameters):
+    with pytest.raises(InvalidInput, match="scikit-learn refuses the fit"):
+        fit(path, blobs(30, n_classes=3), **parameters)
+
+
+def test_rows_that_break_the_prediction_are_bad_input():
+    train = blobs(30, n_classes=3)
+    head = fit("sklearn.neighbors.RadiusNeighborsClassifier", train, radius=0.01)
+    with pytest.raises(InvalidInput, match="cannot give probabilities for rows 0 to 29"):
+        head.predict_proba(train.features + 1)
