@@ -22,6 +22,7 @@ import tensorflow as tf
 from featurestore.errors import IntegrityError, InvalidInput
 from featurestore.training.contract import UNREADABLE, FitOptions, Rows, check_rows
 from featurestore.training.dense_network import (
+    OPTIMIZER_SLOTS,
     both_columns,
     build_network,
     build_optimizer,
@@ -55,13 +56,14 @@ class DenseHead:
         Raises
         ------
         InvalidInput
-            The loss became infinite or not a number; early stopping has no validation rows; not
-            even one pool of rows fits `options.memory_bytes`.
+            The loss became infinite or not a number; early stopping has no validation rows; the
+            network, or one pool of rows, does not fit `options.memory_bytes`. Each may take it all.
         """
         settings = self.settings
         if validation is not None and not len(validation):
             validation = None
         stopping = _stopping(settings, validation)
+        _check_memory(settings, train, options)
         kept = plan_residence(
             train, validation, memory_bytes=options.memory_bytes, head=settings.head
         )
@@ -205,6 +207,23 @@ def _stopping(settings: DenseSettings, validation: Rows | None) -> _Stopping | N
             next_step="leave out --early-stopping, or embed a dataset with a validation split",
         )
     return _Stopping(settings.patience)
+
+
+def _check_memory(settings: DenseSettings, train: Rows, options: FitOptions) -> None:
+    """Refuse a network that alone needs more memory than allowed, before it is made."""
+    outputs = 1 if options.n_classes == 2 else options.n_classes
+    columns = math.prod(train.feature_shape)
+    weights = settings.units * (columns + 1 + outputs) + outputs
+    # The weights, their gradient, the optimizer's, and those that early stopping keeps.
+    copies = 2 + OPTIMIZER_SLOTS[settings.optimizer] + (settings.patience is not None)
+    needed = 4 * weights * copies
+    if needed > options.memory_bytes:
+        raise InvalidInput(
+            f"head dense: {settings.units} units on {columns} values are {weights} weights; "
+            f"fitting them needs {needed / 2**30:.2f} GiB of memory, "
+            f"{options.memory_bytes / 2**30:.2f} GiB allowed",
+            next_step=f"fewer --units, or --memory {math.ceil(needed / 2**20)}MiB",
+        )
 
 
 def _class_weights(

@@ -22,6 +22,10 @@ _OPTIMIZERS = {
     "sgd": keras.optimizers.SGD,
 }
 
+# Arrays of the weights' size that each keeps. Source: the `build` of Keras's optimizers, for their
+# defaults (no momentum, RMSprop not centred, Adam without amsgrad).
+OPTIMIZER_SLOTS = {"rmsprop": 1, "adam": 2, "adamw": 2, "nadam": 2, "sgd": 0}
+
 _MOST_CONFIG_BYTES = 2**20  # those of this head have about 4,000
 _SHOWN = 300  # characters of a message
 

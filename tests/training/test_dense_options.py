@@ -9,7 +9,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from featurestore.errors import InvalidInput
 from featurestore.testing.heads import MemoryRows, blobs
 from featurestore.training.contract import FitOptions
-from featurestore.training.dense_network import build_network
+from featurestore.training.dense_network import OPTIMIZER_SLOTS, build_network, build_optimizer
 from featurestore.training.heads import create_head, stored_settings
 from featurestore.training.settings import OPTIMIZERS, DenseSettings
 
@@ -180,3 +180,23 @@ def test_a_hundred_classes():
     probabilities = head.predict_proba(fresh.features)
     assert probabilities.shape == (500, 100)
     assert np.mean(probabilities.argmax(axis=1) == fresh.labels) > 0.9
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_arrays_of_an_optimizer_are_as_many_as_stated(optimizer):
+    model = build_network(DenseSettings(units=8), (4,), 3, seeds=[1, 2, 3], scale=1.0)
+    made = build_optimizer(DenseSettings(optimizer=optimizer))
+    made.build(model.trainable_variables)
+    large = [array for array in made.variables if array.shape == (4, 8)]
+    assert len(large) == OPTIMIZER_SLOTS[optimizer]
+
+
+def test_network_larger_than_the_memory_is_refused_before_it_is_made():
+    head = create_head(DenseSettings(units=10**8))
+    with pytest.raises(InvalidInput, match=r"100000000 units on 32 values.*GiB allowed"):
+        head.fit(TRAIN, None, options=FitOptions(n_classes=2))
+    # 256 units on 32 values are 8,705 weights; RMSprop keeps one array, the gradient is another.
+    head, needed = create_head(DenseSettings(epochs=1)), 4 * 8705 * 3
+    head.fit(TRAIN, None, options=FitOptions(n_classes=2, memory_bytes=needed))
+    with pytest.raises(InvalidInput, match="memory"):
+        head.fit(TRAIN, None, options=FitOptions(n_classes=2, memory_bytes=needed - 1))
