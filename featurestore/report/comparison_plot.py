@@ -189,7 +189,7 @@ def _contenders_title(comparison: Comparison) -> str:
 def _pairs_title(pairs: Sequence[Pair]) -> str:
     count = len(pairs)
     corrected = f" after Holm's correction over {count} pairs" if count > 1 else ""
-    seeds = " and no seed says otherwise" if any(pair.by_seed for pair in pairs) else ""
+    seeds = " and no seed reverses it" if any(pair.by_seed for pair in pairs) else ""
     return (
         f"Difference in percent points, with 95 % interval; p{corrected}; "
         f"filled: told apart (p < {LEVEL:g}{seeds})"
