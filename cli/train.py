@@ -12,7 +12,7 @@ import click
 
 from featurestore.features import open_features
 from featurestore.training.contract import NotConverged, Progress
-from featurestore.training.heads import HEADS, build_settings, setting_names
+from featurestore.training.heads import HEADS, build_settings, has_epochs, setting_names
 from featurestore.training.runs import Run
 from featurestore.training.train import TrainOptions
 from featurestore.training.train import train as train_head
@@ -39,7 +39,8 @@ from featurestore_cli.progress import progress_line
     type=BytesType(),
     default="4GiB",
     show_default=True,
-    help="Most that rows may take in memory while fitting.",
+    help="Most that rows, and what a head makes of them, may take in memory while fitting; of "
+    "sklearn.module.Class only the rows and their copies are counted.",
 )
 @click.option(
     "--shuffle-labels",
@@ -71,7 +72,7 @@ def train(
     """
     given = {option: value for option, value in options.items() if value is not None}
     foreign = [option for option in given if option not in setting_names(head)]
-    if tensorboard is not None and "epochs" not in setting_names(head):
+    if tensorboard is not None and not has_epochs(head):
         foreign.append("tensorboard")
     if foreign:
         flags = {flag.name: flag.opts[0] for flag in train.params}

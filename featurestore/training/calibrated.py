@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.model_selection import StratifiedKFold
 
-from featurestore.errors import InvalidInput
+from featurestore.training.folds import possible_folds
 from featurestore.training.sklearn_model import random_state
 
 FOLDS = 5
@@ -29,26 +29,14 @@ def calibrated(
     InvalidInput
         A class has one row only.
     """
-    counts = np.bincount(y)
-    least = int(counts.argmin())
-    if counts[least] < 2:
-        raise InvalidInput(
-            f"head {head}: expected at least two training rows of each class, to fit probabilities "
-            f"by cross-validation; found {counts[least]} of class number {least}",
-            next_step="add images of that class, or use --head logistic, which needs one",
-        )
-    notes: tuple[str, ...] = ()
-    if counts[least] < folds:
-        notes = (
-            f"head {head}: {counts[least]} folds instead of {folds}: class number {least} has "
-            f"{counts[least]} training rows",
-        )
-        folds = int(counts[least])
+    possible, notes = possible_folds(
+        y, asked=folds, head=head, instead="use --head logistic, which needs one"
+    )
     return (
         CalibratedClassifierCV(
             estimator,
             method="sigmoid",
-            cv=StratifiedKFold(folds, shuffle=True, random_state=random_state(seed)),
+            cv=StratifiedKFold(possible, shuffle=True, random_state=random_state(seed)),
             ensemble=False,
         ),
         notes,

@@ -124,7 +124,9 @@ class FitOptions:
         Labels lie in [0, n_classes).
     memory_bytes
         Most bytes that rows and what is made of them may take while fitting. A head that can stream
-        reads what does not fit block by block, with the same result; another refuses.
+        reads what does not fit block by block, with the same result; another refuses. Of a
+        ``sklearn.module.Class`` only rows and their copies are counted: what it makes of them is
+        not known.
     progress
         Told after each epoch, by heads that have epochs.
     """

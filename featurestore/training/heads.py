@@ -70,6 +70,17 @@ def setting_names(name: str) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(_entry(name).settings))  # type: ignore[arg-type] # dataclasses
 
 
+def has_epochs(name: str) -> bool:
+    """Return whether a head's fit goes on in epochs, which can be watched.
+
+    Raises
+    ------
+    InvalidInput
+        No head has that name.
+    """
+    return "epochs" in setting_names(name)
+
+
 def build_settings(name: str, fields: Mapping[str, object]) -> HeadSettings:
     """Return a head's settings, those not in `fields` at their defaults.
 

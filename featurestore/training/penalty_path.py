@@ -9,7 +9,7 @@ from scipy.special import log_softmax
 from sklearn.model_selection import StratifiedKFold
 from sklearn.utils.class_weight import compute_sample_weight
 
-from featurestore.errors import InvalidInput
+from featurestore.training.folds import possible_folds
 from featurestore.training.logistic_solver import Problem, Shared, Solution, solve
 from featurestore.training.settings import LogisticSettings
 from featurestore.training.sklearn_model import random_state
@@ -69,7 +69,9 @@ def choose_c(shared: Shared, y: np.ndarray, *, settings: LogisticSettings, seed:
     InvalidInput
         A class has one row only.
     """
-    used, notes = _possible_folds(y, asked=settings.folds)
+    used, notes = possible_folds(
+        y, asked=settings.folds, head=settings.head, instead="give --C instead of --tune"
+    )
     held_out = draw_folds(y, folds=used, seed=seed)
     weights = row_weights(y, settings.class_weight)
     fold_weights = [np.where(held, 0.0, weights) for held in held_out]
@@ -109,25 +111,6 @@ def row_weights(y: np.ndarray, class_weight: str) -> np.ndarray:
         "balanced" if class_weight == "balanced" else None, y
     )
     return weights
-
-
-def _possible_folds(y: np.ndarray, *, asked: int) -> tuple[int, tuple[str, ...]]:
-    counts = np.bincount(y)
-    rarest = int(counts.argmin())
-    fewest = int(counts[rarest])
-    if fewest < 2:
-        raise InvalidInput(
-            f"head logistic, tune: the class of label {rarest} has {fewest} training row; "
-            f"cross-validation needs at least 2 of every class",
-            next_step="give --C instead of --tune, or add training images of that class",
-        )
-    if fewest >= asked:
-        return asked, ()
-    note = (
-        f"head logistic was tuned with {fewest} folds, not {asked}: "
-        f"the class of label {rarest} has {fewest} training rows"
-    )
-    return fewest, (note,)
 
 
 def _score(solution: Solution, y: np.ndarray, held_out: np.ndarray) -> tuple[float, float]:

@@ -28,7 +28,7 @@ from featurestore.training.contract import (
     SampleRows,
 )
 from featurestore.training.evaluation import predict, score, seconds_per_row
-from featurestore.training.heads import create_head
+from featurestore.training.heads import create_head, has_epochs
 from featurestore.training.rows import Relabelled
 from featurestore.training.runs import Run, TrainedOn, new_run_id, write_run
 
@@ -158,7 +158,7 @@ def _watched(settings: HeadSettings, options: TrainOptions, run_id: str) -> Iter
     if options.tensorboard is None:
         yield options
         return
-    if "epochs" not in settings.to_dict():
+    if not has_epochs(settings.head):
         raise InvalidInput(
             f"head {settings.head} has no epochs: nothing to write to {options.tensorboard}",
             next_step="leave out --tensorboard",

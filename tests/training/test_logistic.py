@@ -236,12 +236,12 @@ def few_of_the_last_class(count):
 def test_rare_class_means_fewer_folds_and_a_note():
     head = fit(few_of_the_last_class(3), 3, tune=True)
     assert head.chosen_["folds"] == 3
-    assert "with 3 folds, not 5: the class of label 2 has 3 training rows" in head.notes_[0]
+    assert "3 folds instead of 5: class number 2 has 3 training rows" in head.notes_[0]
 
 
 def test_class_of_one_row_cannot_be_tuned_on():
     train = few_of_the_last_class(1)
-    with pytest.raises(InvalidInput, match=r"label 2 has 1 training row"):
+    with pytest.raises(InvalidInput, match=r"found 1 of class number 2"):
         fit(train, 3, tune=True)
     assert fit(train, 3).notes_ == ()
 
