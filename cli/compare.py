@@ -16,7 +16,7 @@ from featurestore.errors import FeatureStoreError, InvalidInput, NotFound
 from featurestore.training.head_specs import parse_heads
 from featurestore.training.runs import Run, find_run, read_runs
 from featurestore_cli.options import BytesType, cache_option, json_option
-from featurestore_cli.output import bytes_text, print_json, print_table, say
+from featurestore_cli.output import bytes_text, print_json, print_line, print_table, say
 from featurestore_cli.progress import progress_line
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def _print_plan(plan: Sequence[PlannedRun], *, as_json: bool) -> None:
         return
     for planned in plan:
         what = "would be trained" if planned.run is None else f"is there: {planned.run.id}"
-        click.echo(f"{planned.label} {what}")
+        print_line(f"{planned.label} {what}")
 
 
 def _complete(
@@ -243,8 +243,8 @@ def _notes(comparison: Comparison) -> list[str]:
 
 def _print(comparison: Comparison) -> None:
     images = f"{len(comparison.labels):,} {comparison.split} images"
-    click.echo(f"{comparison.feature_set}: {images}, {len(comparison.class_names)} classes")
-    click.echo()
+    print_line(f"{comparison.feature_set}: {images}, {len(comparison.class_names)} classes")
+    print_line("")
     numbers = ["accuracy (95 %)", "± seeds", "balanced", "F1", "AUC", "log loss", "ECE"]
     costs = ["fit s", "µs/image", "model"]
     print_table(
@@ -253,7 +253,7 @@ def _print(comparison: Comparison) -> None:
         right=[*numbers, *costs],
     )
     if comparison.pairs:
-        click.echo()
+        print_line("")
         _print_pairs(comparison.pairs)
     remarkable = [
         contender.sentence
@@ -261,9 +261,9 @@ def _print(comparison: Comparison) -> None:
         if not comparison.pairs or not contender.is_expected(LEVEL)
     ]
     sentences = [*(pair.sentence for pair in comparison.pairs), *remarkable]
-    click.echo()
+    print_line("")
     for sentence in sentences:
-        click.echo(sentence)
+        print_line(sentence)
 
 
 def _row(contender: Contender) -> list[str]:

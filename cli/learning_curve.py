@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,8 @@ from featurestore.features import open_features
 from featurestore.training.contract import NotConverged
 from featurestore.training.head_specs import parse_heads
 from featurestore_cli.options import BytesType, cache_option, json_option
-from featurestore_cli.output import print_json, print_table, say
+from featurestore_cli.output import print_json, print_line, print_table, say
+from featurestore_cli.progress import progress_line
 
 
 class SizesType(click.ParamType):
@@ -120,22 +120,16 @@ def learning_curve(
 
 @contextmanager
 def _progress() -> Iterator[Progress | None]:
-    """Name the fit at work on a terminal, on one line that goes at the end."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-
-    def show(done: int, total: int, text: str) -> None:
-        click.echo(f"\r\x1b[Kfit {done + 1} of {total}: {text}", nl=False, err=True)
-
-    try:
-        yield show
-    finally:
-        click.echo("\r\x1b[K", nl=False, err=True)
+    """Name the fit at work on a terminal."""
+    with progress_line() as line:
+        if line is None:
+            yield None
+            return
+        yield lambda done, total, text: line(f"fit {done + 1} of {total}: {text}")
 
 
 def _print(curve: LearningCurve) -> None:
-    click.echo(f"{curve.feature_set}: accuracy on {curve.rows:,} {curve.split} images")
+    print_line(f"{curve.feature_set}: accuracy on {curve.rows:,} {curve.split} images")
     print_table(
         ["head", "labels", "accuracy", "95 %", "by seed"],
         [
@@ -152,9 +146,9 @@ def _print(curve: LearningCurve) -> None:
         right=["labels", "accuracy"],
     )
     if curve.majority_share is not None:
-        click.echo(f"always answering the most frequent class: {curve.majority_share:.3f}")
+        print_line(f"always answering the most frequent class: {curve.majority_share:.3f}")
     for each in curve.curves:
-        click.echo(each.sentence)
+        print_line(each.sentence)
 
 
 def _interval(point: CurvePoint) -> str:
