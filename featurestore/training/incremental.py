@@ -7,9 +7,8 @@ rows depends on the seed and the size of the split alone, so a fit from disk equ
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Iterator
+from typing import Any, Self
 
 import numpy as np
 from sklearn.linear_model import SGDClassifier
@@ -17,16 +16,15 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from featurestore.errors import InvalidInput
 from featurestore.training.contract import FitOptions, Rows
-from featurestore.training.sklearn_model import predict_blocks
+from featurestore.training.sklearn_model import EstimatorHead
 from featurestore.training.sklearn_settings import SgdSettings
-from featurestore.training.skops_models import SUFFIX, library_versions, load_model, save_model
 from featurestore.training.spread import mean_and_variance
 from featurestore.training.streaming import Piece, RowSource, plan_residence
 
 _PIECE_ROWS = 512  # of 8,192 columns: 32 MB in float64
 
 
-class SgdHead:
+class SgdHead(EstimatorHead[SgdSettings]):
     """`SGDClassifier` with log loss, its step falling to zero, for the features as they are.
 
     The features are centred and scaled only while fitting. With more than two classes each has a
@@ -39,11 +37,6 @@ class SgdHead:
     `history_` holds log loss and accuracy, every row counted once: of each training piece by the
     weights before its steps, of the validation split at the end of each epoch.
     """
-
-    suffix: ClassVar[str] = SUFFIX
-
-    def __init__(self, settings: SgdSettings) -> None:
-        self.settings = settings
 
     def fit(self, train: Rows, validation: Rows | None, *, options: FitOptions) -> Self:
         """Take one step a row, for every epoch of the settings.
@@ -79,49 +72,12 @@ class SgdHead:
                 history.setdefault(name, []).append(value)
             if options.progress is not None:
                 options.progress(epoch + 1, settings.epochs, numbers)
-        self._adopt(learner.unscaled(), train.feature_shape, history)
+        self._adopt(learner.unscaled(), train.feature_shape, history=history)
         return self
 
-    def _adopt(
-        self, model: Any, feature_shape: tuple[int, ...], history: Mapping[str, list[float]]
-    ) -> None:
-        self.model_ = model
-        self.feature_shape_ = feature_shape
-        self.n_classes_ = len(model.classes_)
-        self.history_ = history
-        self.chosen_: dict[str, object] = {}
-        self.notes_: tuple[str, ...] = ()
-
-    def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """Return (N, n_classes) float32, computed in float64."""
-        if not hasattr(self, "model_"):
-            raise InvalidInput("head sgd is not fitted", next_step="call fit or load first")
-        return predict_blocks(self.model_, X, self.feature_shape_, np.float64)
-
-    def save(self, path: Path) -> None:
-        """Write a `.skops` file with `model_`."""
-        save_model(self.model_, path)
-
-    def load(self, path: Path, *, feature_shape: tuple[int, ...], n_classes: int) -> Self:
-        """Read what `save` wrote, running no code from it.
-
-        Raises
-        ------
-        IntegrityError
-            As `load_model`.
-        """
-        model = load_model(
-            path,
-            estimator=SGDClassifier,
-            n_features=math.prod(feature_shape),
-            n_classes=n_classes,
-        )
-        self._adopt(model, feature_shape, {})
-        return self
-
-    def versions(self) -> dict[str, str]:
-        """Return the versions of scikit-learn and skops."""
-        return library_versions()
+    def model_class(self) -> Any:
+        """Return the class of `model_`."""
+        return SGDClassifier
 
 
 class _Scaling:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import abc
 import math
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
@@ -32,11 +34,8 @@ _REFUSALS = (
 Settings = TypeVar("Settings", bound=HeadSettings)
 
 
-class SklearnHead(abc.ABC, Generic[Settings]):
-    """A head that is one fitted estimator, kept as `model_`, on flattened features.
-
-    `validation` is not used: these heads have no epochs, and nothing to choose by it.
-    """
+class EstimatorHead(abc.ABC, Generic[Settings]):
+    """The part of a head that does not depend on its fit: one estimator, kept as `model_`."""
 
     suffix: ClassVar[str] = SUFFIX
     dtype: ClassVar[type[np.floating[Any]]] = np.float64
@@ -45,47 +44,21 @@ class SklearnHead(abc.ABC, Generic[Settings]):
         self.settings = settings
 
     @abc.abstractmethod
-    def needed_bytes(self, rows: int, columns: int, *, n_classes: int) -> int:
-        """Return an upper bound of what a fit holds at once, rows included."""
-
-    @abc.abstractmethod
-    def fit_model(
-        self, X: np.ndarray, y: np.ndarray, *, options: FitOptions
-    ) -> tuple[Any, tuple[str, ...]]:
-        """Return an estimator fitted to (N, D) features, and what a reader must be told."""
-
-    @abc.abstractmethod
     def model_class(self) -> Any:
         """Return the class of `model_`."""
 
-    def fit(self, train: Rows, validation: Rows | None, *, options: FitOptions) -> Self:
-        """Fit to all of `train`. Warns `NotConverged`, and notes it, where that was so.
-
-        Raises
-        ------
-        InvalidInput
-            The rows need more memory than allowed, or scikit-learn refuses them or the settings.
-        """
-        columns = math.prod(train.feature_shape)
-        check_memory(
-            self.settings.head,
-            train,
-            needed=self.needed_bytes(len(train), columns, n_classes=options.n_classes),
-            allowed=options.memory_bytes,
-        )
-        X, y = load_flat(train, self.dtype)
-        model, notes = self.fit_model(X, y, options=options)
-        self._adopt(model, train.feature_shape, notes)
-        for note in notes:
-            if "did not converge" in note:
-                warnings.warn(note, NotConverged, stacklevel=2)
-        return self
-
-    def _adopt(self, model: Any, feature_shape: tuple[int, ...], notes: tuple[str, ...]) -> None:
+    def _adopt(
+        self,
+        model: Any,
+        feature_shape: tuple[int, ...],
+        *,
+        history: Mapping[str, list[float]] = MappingProxyType({}),
+        notes: tuple[str, ...] = (),
+    ) -> None:
         self.model_ = model
         self.feature_shape_ = feature_shape
         self.n_classes_ = len(model.classes_)
-        self.history_: dict[str, list[float]] = {}
+        self.history_ = dict(history)
         self.chosen_: dict[str, object] = {}
         self.notes_ = notes
 
@@ -116,7 +89,7 @@ class SklearnHead(abc.ABC, Generic[Settings]):
             n_classes=n_classes,
             check=lambda found: self.check_loaded(found, path),
         )
-        self._adopt(model, feature_shape, ())
+        self._adopt(model, feature_shape)
         return self
 
     def check_loaded(self, model: Any, path: Path) -> None:
@@ -125,6 +98,46 @@ class SklearnHead(abc.ABC, Generic[Settings]):
     def versions(self) -> dict[str, str]:
         """Return the versions of scikit-learn and skops."""
         return library_versions()
+
+
+class SklearnHead(EstimatorHead[Settings]):
+    """A head whose estimator is fitted at once, on all rows flattened.
+
+    `validation` is not used: these heads have no epochs, and nothing to choose by it.
+    """
+
+    @abc.abstractmethod
+    def needed_bytes(self, rows: int, columns: int, *, n_classes: int) -> int:
+        """Return an upper bound of what a fit holds at once, rows included."""
+
+    @abc.abstractmethod
+    def fit_model(
+        self, X: np.ndarray, y: np.ndarray, *, options: FitOptions
+    ) -> tuple[Any, tuple[str, ...]]:
+        """Return an estimator fitted to (N, D) features, and what a reader must be told."""
+
+    def fit(self, train: Rows, validation: Rows | None, *, options: FitOptions) -> Self:
+        """Fit to all of `train`. Warns `NotConverged`, and notes it, where that was so.
+
+        Raises
+        ------
+        InvalidInput
+            The rows need more memory than allowed, or scikit-learn refuses them or the settings.
+        """
+        columns = math.prod(train.feature_shape)
+        check_memory(
+            self.settings.head,
+            train,
+            needed=self.needed_bytes(len(train), columns, n_classes=options.n_classes),
+            allowed=options.memory_bytes,
+        )
+        X, y = load_flat(train, self.dtype)
+        model, notes = self.fit_model(X, y, options=options)
+        self._adopt(model, train.feature_shape, notes=notes)
+        for note in notes:
+            if "did not converge" in note:
+                warnings.warn(note, NotConverged, stacklevel=2)
+        return self
 
 
 def check_memory(head: str, train: Rows, *, needed: int, allowed: int) -> None:
