@@ -15,7 +15,7 @@ from featurestore.audit.run import DEFAULT_THRESHOLD, AuditOptions
 from featurestore.audit.run import audit as audit_set
 from featurestore.compare.sentences import count_text
 from featurestore.features import open_features
-from featurestore_cli.options import BytesType, cache_option, json_option
+from featurestore_cli.options import cache_option, json_option, memory_option
 from featurestore_cli.output import print_json, print_line, print_table, say
 from featurestore_cli.progress import progress_line
 
@@ -36,12 +36,8 @@ _CLASSES = 12  # more classes than this are summed up, not listed
     help="Least cosine of two rows of features that makes them near duplicates.",
 )
 @click.option("--no-near", is_flag=True, help="Look for identical bytes only; read no features.")
-@click.option(
-    "--memory",
-    "memory_bytes",
-    type=BytesType(),
+@memory_option(
     default="1GiB",
-    show_default=True,
     help="Most that features may take in memory; less takes longer.",
 )
 @click.option(

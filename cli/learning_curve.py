@@ -17,7 +17,7 @@ from featurestore.compare.learning_curve import CurvePoint, LearningCurve
 from featurestore.features import open_features
 from featurestore.training.contract import NotConverged
 from featurestore.training.head_specs import parse_heads
-from featurestore_cli.options import BytesType, cache_option, json_option
+from featurestore_cli.options import cache_option, json_option, memory_option
 from featurestore_cli.output import print_json, print_line, print_table, say
 from featurestore_cli.progress import progress_line
 
@@ -64,12 +64,7 @@ class SizesType(click.ParamType):
     show_default=True,
     help="Where accuracy is measured.",
 )
-@click.option(
-    "--memory",
-    "memory_bytes",
-    type=BytesType(),
-    default="4GiB",
-    show_default=True,
+@memory_option(
     help="Most that rows may take in memory.",
 )
 @click.option(

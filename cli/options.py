@@ -31,6 +31,18 @@ def json_option(command: Command) -> Command:
     )
 
 
+def memory_option(*, help: str, default: str = "4GiB") -> Callable[[Command], Command]:
+    """Add `--memory SIZE`, passed as `memory_bytes: int`."""
+    return click.option(
+        "--memory",
+        "memory_bytes",
+        type=BytesType(),
+        default=default,
+        show_default=True,
+        help=help,
+    )
+
+
 class SizeType(click.ParamType):
     """`150` or `HEIGHTxWIDTH`, in pixels."""
 

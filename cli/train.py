@@ -17,7 +17,7 @@ from featurestore.training.runs import Run
 from featurestore.training.train import TrainOptions
 from featurestore.training.train import train as train_head
 from featurestore_cli.head_options import head_option, setting_options
-from featurestore_cli.options import BytesType, cache_option, json_option
+from featurestore_cli.options import cache_option, json_option, memory_option
 from featurestore_cli.output import print_fields, print_json, print_line, print_table, say
 from featurestore_cli.progress import progress_line
 
@@ -33,12 +33,7 @@ from featurestore_cli.progress import progress_line
     show_default=True,
     help="Seed of everything that a head draws.",
 )
-@click.option(
-    "--memory",
-    "memory_bytes",
-    type=BytesType(),
-    default="4GiB",
-    show_default=True,
+@memory_option(
     help="Most that rows, and what a head makes of them, may take in memory while fitting; of "
     "sklearn.module.Class only the rows and their copies are counted.",
 )
