@@ -6,6 +6,9 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 _SCALARS = (str, int, bool, type(None))
 
 
@@ -24,6 +27,16 @@ def sha256_file(path: Path) -> str:
     """
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def view_digests(sha256: NDArray[np.uint8], view: int) -> NDArray[np.uint8]:
+    """Return what stands for one view of images where an image has its digest: (n, 32) of (n, 32).
+
+    `sha256` holds the digests of the images' bytes; views are numbered from 0.
+    """
+    prefix = f"featurestore view {view} ".encode()
+    keys = b"".join(hashlib.sha256(prefix + digest.tobytes()).digest() for digest in sha256)
+    return np.frombuffer(keys, np.uint8).reshape(-1, 32)
 
 
 def canonical_json(value: object) -> bytes:

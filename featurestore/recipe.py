@@ -6,10 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Literal
 
+from featurestore.augmentation import Augmentation
 from featurestore.digests import fingerprint
 from featurestore.errors import Conflict, InvalidInput
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
+"""A recipe without views is written, and identified, as version 1 had it."""
 
 Pooling = Literal["none", "avg", "max"]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -22,6 +24,50 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "precision": ("float32", "bfloat16", "float16"),
     "dtype": ("float16", "float32"),
 }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Views:
+    """Versions of every training image, embedded beside the image itself.
+
+    Parameters
+    ----------
+    seed
+        View k of an image with given bytes is the same under the same ranges and seed, whatever
+        `count` is: so it can be raised, and only new views are computed.
+    count
+        Views of each image, numbered from 0.
+    """
+
+    augmentation: Augmentation
+    seed: int = 0
+    count: int
+
+    def __post_init__(self) -> None:
+        for field, least in (("seed", 0), ("count", 1)):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InvalidInput(f"views, {field}: expected at least {least}, found {value!r}")
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the views as canonical JSON has them."""
+        return {**self.augmentation.to_dict(), "seed": self.seed, "views": self.count}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, object]) -> Views:
+        """Build them from what `to_dict` gave.
+
+        Raises
+        ------
+        InvalidInput
+            A field is missing, foreign or out of range.
+        """
+        ranges = {name: value for name, value in fields.items() if name not in ("seed", "views")}
+        return cls(
+            augmentation=Augmentation.from_dict(ranges),
+            seed=fields.get("seed"),  # type: ignore[arg-type] # checked there
+            count=fields.get("views"),  # type: ignore[arg-type] # checked there
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +95,8 @@ class Recipe:
     preprocessing
         Colour order and normalisation: ``caffe`` (BGR, mean subtracted), ``tf`` ([-1, 1]),
         ``torch`` (scaled by mean and deviation) or ``none`` (the network does its own).
+    augmentation
+        Views of the training images that are embedded too; None is the images alone.
     precision
         The type the network computes in.
     dtype
@@ -63,10 +111,9 @@ class Recipe:
     decoder: str
     interpolation: str = "bilinear"
     preprocessing: str
-    augmentation: None = None
+    augmentation: Views | None = None
     precision: Precision
     dtype: StoredDtype = "float16"
-    version: int = RECIPE_VERSION
 
     def __post_init__(self) -> None:
         for field, choices in _CHOICES.items():
@@ -83,7 +130,13 @@ class Recipe:
 
     def to_dict(self) -> dict[str, object]:
         """Return the recipe as JSON-ready values; `from_dict` turns it back."""
-        return {**dataclasses.asdict(self), "size": list(self.size)}
+        fields: dict[str, object] = {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self)
+        }
+        if self.augmentation is not None:
+            fields["augmentation"] = self.augmentation.to_dict()
+        version = 1 if self.augmentation is None else RECIPE_VERSION
+        return {**fields, "size": list(self.size), "version": version}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, object]) -> Recipe:
@@ -100,7 +153,7 @@ class Recipe:
                 f"recipe version: expected at most {RECIPE_VERSION}, found {version!r}",
                 next_step="upgrade featurestore: pip install -U featurestore",
             )
-        known = {field.name for field in dataclasses.fields(cls)}
+        known = {field.name for field in dataclasses.fields(cls)} | {"version"}
         if set(fields) != known:
             raise Conflict(
                 f"recipe fields: expected {sorted(known)}, found {sorted(fields)}",
@@ -109,8 +162,14 @@ class Recipe:
         size = fields["size"]
         if not isinstance(size, list | tuple) or len(size) != 2:
             raise Conflict(f"recipe size: expected [height, width], found {size!r}")
-        sides = (int(size[0]), int(size[1]))
-        return cls(**{**fields, "size": sides})  # type: ignore[arg-type]  # values are checked above
+        values = {name: value for name, value in fields.items() if name != "version"}
+        values["size"] = (int(size[0]), int(size[1]))
+        augmentation = fields["augmentation"]
+        if augmentation is not None:
+            if not isinstance(augmentation, Mapping):
+                raise Conflict(f"recipe augmentation: expected an object, found {augmentation!r}")
+            values["augmentation"] = Views.from_dict(augmentation)
+        return cls(**values)  # type: ignore[arg-type]  # values are checked above
 
     @property
     def fingerprint(self) -> str:
@@ -118,10 +177,16 @@ class Recipe:
         return fingerprint(self.to_dict())
 
     @property
+    def clean(self) -> Recipe:
+        """The same recipe without views: whose rows the unaugmented rows of this one are."""
+        return dataclasses.replace(self, augmentation=None)
+
+    @property
     def name(self) -> str:
         """A readable name: equal recipes have equal names, whatever file their weights came from.
 
         Fields at their usual value are left out; the last part is the start of the weights' digest.
+        How many views there are is not in it: more of them make a new version of the same name.
         """
         height, width = self.size
         parts = [self.backbone, str(height) if height == width else f"{height}x{width}", self.layer]
@@ -132,6 +197,9 @@ class Recipe:
         parts.append({"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}[self.precision])
         if self.dtype != "float16":
             parts.append(f"stored-{self.dtype}")
+        if self.augmentation is not None:
+            drawn = self.augmentation.augmentation.to_dict() | {"seed": self.augmentation.seed}
+            parts.append(f"views-{fingerprint(drawn)[:6]}")
         parts.append(f"w{self.weights_sha256[:6]}")
         return "-".join(parts)
 

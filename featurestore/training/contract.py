@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
 
 from featurestore.errors import InvalidInput
 from featurestore.recipe import Recipe
+
+if TYPE_CHECKING:
+    from featurestore.training.pools import Pool
 
 # (epochs done, epochs in all, that epoch's numbers under the names of `Head.history_`)
 Progress = Callable[[int, int, Mapping[str, float]], None]
@@ -67,6 +70,56 @@ class SampleRows(Rows, Protocol):
     @property
     def sample_ids(self) -> np.ndarray:
         """(N,) strings."""
+
+
+@runtime_checkable
+class EpochRows(Protocol):
+    """Training rows of which every epoch sees another version: `SampleRows` with `pieces`.
+
+    `read` and `load` give the rows as they are, without augmentation.
+    """
+
+    def pieces(
+        self, pools: Iterator[Pool], *, epoch: int, piece_rows: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield this epoch's version of every row of the pools, in the order of `Pool.rows`.
+
+        Features come as `read` gives them, with labels (N,). No piece has rows of two pools; of a
+        pool every piece but the last has `piece_rows` rows. What a row shows in an epoch depends on
+        its image, the ranges, their seed and `epoch` alone.
+
+        Parameters
+        ----------
+        epoch
+            From 1.
+        """
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """Everything that a fit in epochs needs to go on after `epoch` of them.
+
+    Parameters
+    ----------
+    arrays
+        Weights, the optimizer's state, and the like.
+    state
+        JSON values: history, generators.
+    """
+
+    epoch: int
+    arrays: Mapping[str, np.ndarray]
+    state: Mapping[str, object]
+
+
+class Checkpoints(Protocol):
+    """Where one fit keeps its last checkpoint."""
+
+    def latest(self) -> Checkpoint | None:
+        """Return the last one that is whole; None where there is none."""
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Replace the last one; it is durable when this returns."""
 
 
 class Features(Protocol):
@@ -129,12 +182,16 @@ class FitOptions:
         not known.
     progress
         Told after each epoch, by heads that have epochs.
+    checkpoints
+        A head with epochs goes on from the latest and saves one after each epoch; it ends as an
+        undisturbed fit does. None: neither.
     """
 
     n_classes: int
     seed: int = 0
     memory_bytes: int = DEFAULT_MEMORY_BYTES
     progress: Progress | None = None
+    checkpoints: Checkpoints | None = None
 
 
 class Head(Protocol):

@@ -29,6 +29,7 @@ from featurestore.training.dense_network import (
     read_network,
 )
 from featurestore.training.dense_steps import Scoring, Training, block_rows
+from featurestore.training.epochs import EpochPlan, Fitted, check_stopping, run_epochs
 from featurestore.training.settings import DenseSettings
 from featurestore.training.streaming import RowSource, plan_residence
 
@@ -62,7 +63,7 @@ class DenseHead:
         settings = self.settings
         if validation is not None and not len(validation):
             validation = None
-        stopping = _stopping(settings, validation)
+        check_stopping(settings.head, settings.patience, validation)
         _check_memory(settings, train, options)
         kept = plan_residence(
             train, validation, memory_bytes=options.memory_bytes, head=settings.head
@@ -88,48 +89,28 @@ class DenseHead:
             if validation is None
             else Scoring(model, RowSource(validation, held=kept.validation))
         )
-        shuffles = np.random.default_rng(seeds[3])
-        history: dict[str, list[float]] = {}
-        for epoch in range(1, settings.epochs + 1):
-            results = {"train": training.epoch(shuffles)}
-            if scoring is not None:
-                results["validation"] = scoring()
-            self._record(history, results, epoch)
-            if options.progress is not None:
-                numbers = {name: curve[-1] for name, curve in history.items()}
-                options.progress(epoch, settings.epochs, numbers)
-            if stopping is not None and stopping.ends(model, history["validation_loss"]):
-                break
-        self._adopt(model, history)
-        if stopping is not None:
-            model.set_weights(stopping.weights)
-            self.chosen_["epoch"] = stopping.epoch
-            self.notes_ += stopping.notes(len(history["train_loss"]), settings.epochs)
+        fitted = run_epochs(
+            training,
+            scoring,
+            plan=EpochPlan(
+                head=settings.head,
+                epochs=settings.epochs,
+                learning_rate=settings.learning_rate,
+                patience=settings.patience,
+            ),
+            shuffles=np.random.default_rng(seeds[3]),
+            options=options,
+        )
+        self._adopt(model, fitted)
         return self
 
-    def _record(
-        self,
-        history: dict[str, list[float]],
-        results: dict[str, tuple[float, float]],
-        epoch: int,
-    ) -> None:
-        for split, (loss, accuracy) in results.items():
-            if not np.isfinite(loss):
-                raise InvalidInput(
-                    f"head dense: the {split} loss is {loss} after epoch {epoch} "
-                    f"at learning rate {self.settings.learning_rate}",
-                    next_step="lower --learning-rate",
-                )
-            history.setdefault(f"{split}_loss", []).append(loss)
-            history.setdefault(f"{split}_accuracy", []).append(accuracy)
-
-    def _adopt(self, model: Any, history: dict[str, list[float]]) -> None:
+    def _adopt(self, model: Any, fitted: Fitted) -> None:
         self.model_ = model
         self.feature_shape_ = tuple(model.input_shape[1:])
         self.n_classes_ = max(2, model.output_shape[-1])
-        self.history_ = history
-        self.chosen_: dict[str, object] = {}
-        self.notes_: tuple[str, ...] = ()
+        self.history_ = fitted.history
+        self.chosen_ = fitted.chosen
+        self.notes_ = fitted.notes
         # A partial is a function of its own to TensorFlow's warning of frequent tracing; lambdas of
         # one line are all the same, and a process that loads ten heads would be warned.
         self._predict = tf.function(partial(_probabilities, model), reduce_retracing=True)
@@ -166,47 +147,12 @@ class DenseHead:
                 f"{self.settings.units} units -> {n_classes} classes: {error}",
                 next_step="train the head again",
             ) from error
-        self._adopt(model, {})
+        self._adopt(model, Fitted())
         return self
 
     def versions(self) -> dict[str, str]:
         """Return the versions of TensorFlow and Keras."""
         return {"tensorflow": tf.__version__, "keras": keras.__version__}
-
-
-class _Stopping:
-    """Early stopping as Keras's `EarlyStopping` with `restore_best_weights`."""
-
-    def __init__(self, patience: int) -> None:
-        self._patience = patience
-        self.epoch = 0
-        self.weights: list[np.ndarray] = []
-
-    def ends(self, model: Any, losses: list[float]) -> bool:
-        """Note the weights of an epoch whose loss is the lowest; say whether to stop."""
-        if not self.epoch or losses[-1] < losses[self.epoch - 1]:
-            self.epoch, self.weights = len(losses), model.get_weights()
-        return len(losses) - self.epoch >= self._patience
-
-    def notes(self, ended: int, epochs: int) -> tuple[str, ...]:
-        """Return a note where the weights are not those of the last epoch asked for."""
-        if self.epoch == epochs:
-            return ()
-        if ended - self.epoch >= self._patience:
-            since = f"no lower validation loss in the {ended - self.epoch} epochs since"
-            return (f"stopped after epoch {ended} of {epochs}; kept epoch {self.epoch}: {since}",)
-        return (f"kept epoch {self.epoch} of {epochs}, of the lowest validation loss",)
-
-
-def _stopping(settings: DenseSettings, validation: Rows | None) -> _Stopping | None:
-    if settings.patience is None:
-        return None
-    if validation is None:
-        raise InvalidInput(
-            "head dense: early stopping needs validation rows, found none",
-            next_step="leave out --early-stopping, or embed a dataset with a validation split",
-        )
-    return _Stopping(settings.patience)
 
 
 def _check_memory(settings: DenseSettings, train: Rows, options: FitOptions) -> None:

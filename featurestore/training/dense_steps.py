@@ -38,6 +38,9 @@ class Training:
         (n_classes,) how many times a row of each class counts in the loss.
     """
 
+    model: Any
+    optimizer: Any
+
     def __init__(
         self,
         model: Any,
@@ -47,6 +50,7 @@ class Training:
         batch_size: int,
         class_weights: np.ndarray | None,
     ) -> None:
+        self.model, self.optimizer = model, optimizer
         optimizer.build(model.trainable_variables)
         batch_rows = min(batch_size, len(source))
         weights = None if class_weights is None else tf.constant(class_weights, tf.float32)
@@ -66,12 +70,12 @@ class Training:
         self._piece_rows = max(1, piece_steps) * batch_rows
         self._pass = _pass_over(source, step, batch_rows)
 
-    def epoch(self, shuffles: np.random.Generator) -> tuple[float, float]:
+    def epoch(self, shuffles: np.random.Generator, *, epoch: int) -> tuple[float, float]:
         """Train on every row once; return mean loss and accuracy while the weights moved.
 
         The loss is the one that is minimised, with class weights where there are any.
         """
-        return self._pass(self._source.epoch(shuffles, self._piece_rows))
+        return self._pass(self._source.epoch(shuffles, self._piece_rows, epoch=epoch))
 
 
 class Scoring:

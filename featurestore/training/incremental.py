@@ -63,7 +63,8 @@ class SgdHead(EstimatorHead[SgdSettings]):
         rng = np.random.default_rng(options.seed)
         history: dict[str, list[float]] = {}
         for epoch in range(settings.epochs):
-            numbers = _averages(source.epoch(rng, _PIECE_ROWS), learner.learn, name="train")
+            pieces = source.epoch(rng, _PIECE_ROWS, epoch=epoch + 1)
+            numbers = _averages(pieces, learner.learn, name="train")
             if checked is not None:
                 numbers |= _averages(
                     checked.in_order(_PIECE_ROWS), learner.losses_and_hits, name="validation"

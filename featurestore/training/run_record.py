@@ -17,6 +17,13 @@ from featurestore.manifest import SPLITS
 
 _MODELS = ("model.keras", "model.skops")
 _ADDED_IN_2: Mapping[str, object] = {"shuffled_labels": False, "chosen": {}}
+_ADDED_IN_3: Mapping[str, object] = {
+    "path_taken": "cached",
+    "augmentation": None,
+    "started_from": None,
+    "parameters": {},
+}
+PATHS = ("cached", "end-to-end", "fine-tune")
 _SHOWN = 80
 
 
@@ -42,15 +49,23 @@ def parse_record(content: bytes) -> dict[str, Any]:
     return fields
 
 
-def upgraded_from_1(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a format 1 record as format 2 has them.
+def upgraded(fields: Mapping[str, Any], version: int) -> dict[str, Any]:
+    """Return the fields of a record of an earlier format as today's has them.
 
-    The dense head scaled nothing before it had the setting `scaled`.
+    Format 1: the dense head scaled nothing before it had the setting `scaled`. Formats 1 and 2 knew
+    cached features without views alone.
     """
-    upgraded = {**_ADDED_IN_2, **fields}
-    if fields.get("head") == "dense" and isinstance(fields.get("settings"), dict):
-        upgraded["settings"] = {"scaled": False, **fields["settings"]}
-    return upgraded
+    found = dict(fields)
+    if version < 2:
+        found = {**_ADDED_IN_2, **found}
+        if found.get("head") == "dense" and isinstance(found.get("settings"), dict):
+            found["settings"] = {"scaled": False, **found["settings"]}
+    if version < 3:
+        found = {**_ADDED_IN_3, **found}
+        features = found.get("features")
+        if isinstance(features, dict) and "fingerprint" in features:
+            found["features"] = {"comparable": features["fingerprint"], **features}
+    return found
 
 
 def check_record(fields: Mapping[str, Any]) -> None:
@@ -166,6 +181,15 @@ _RUN: Mapping[str, _Kind] = {
     "settings": _OBJECT,
     "seed": _Kind("a whole number of at least 0", lambda value: _is_whole(value, least=0)),
     "shuffled_labels": _Kind("true or false", lambda value: isinstance(value, bool)),
+    "path_taken": _Kind(f"one of {', '.join(PATHS)}", lambda value: value in PATHS),
+    "augmentation": _Kind(
+        "null or a JSON object", lambda value: value is None or _is_object(value)
+    ),
+    "started_from": _Kind("null or text", lambda value: value is None or _is_text(value)),
+    "parameters": _Kind(
+        "whole numbers of at least 0 by name",
+        lambda value: _is_object(value, lambda each: _is_whole(each, least=0)),
+    ),
     "features": _OBJECT,
     "metrics": _Kind(
         f"for each of {', '.join(SPLITS)} null or numbers by name",
@@ -196,4 +220,5 @@ _FEATURES: Mapping[str, _Kind] = {
         f"whole numbers of at least 1 by split: {', '.join(SPLITS)}",
         lambda value: _by_split(value, lambda each: _is_whole(each, least=1)),
     ),
+    "comparable": _TEXT,
 }

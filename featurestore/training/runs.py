@@ -40,13 +40,13 @@ from featurestore.training.run_record import (
     check_record,
     parse_record,
     predictions_name,
-    upgraded_from_1,
+    upgraded,
 )
 
 if TYPE_CHECKING:  # it loads scikit-learn, which a list of runs does without
     from featurestore.training.evaluation import Metrics, Predictions
 
-RUN_FORMAT_VERSION = 2
+RUN_FORMAT_VERSION = 3
 _RECORD = "run.json"
 _TRAIN_AGAIN = "fs train"
 
@@ -61,6 +61,10 @@ class TrainedOn:
         Rows of each split that has any.
     recipe
         The recipe's fields, as `Recipe.to_dict` gives them.
+    comparable
+        Runs that have the same are judged on the same images under the same rule from bytes to
+        features, and may be compared: the fingerprint of the manifest under the recipe without
+        views. Of a fine-tuned network, that of the run that it started from.
     """
 
     name: str
@@ -71,6 +75,7 @@ class TrainedOn:
     class_names: tuple[str, ...]
     feature_shape: tuple[int, ...]
     rows: Mapping[str, int]
+    comparable: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,6 +90,16 @@ class Run:
         The head's settings; `head` is its name.
     shuffled_labels
         A control: the labels of the training rows were permuted before the fit.
+    path_taken
+        One of `PATHS`: ``cached`` features, ``end-to-end`` (images augmented and run through the
+        frozen network in every epoch), or ``fine-tune`` (layers of the network trained too).
+    augmentation
+        What the training images were varied by: `Augmentation.to_dict` with ``seed``, and with
+        ``views`` where stored views were used. None: they were not.
+    started_from
+        Id of the run that a fine-tuning started from, else None.
+    parameters
+        Of a fine-tuning: numbers of weights by name; else empty.
     metrics
         For each of train, validation and test: what `featurestore.training.evaluation.score` gives,
         or None where the feature set has no rows for it.
@@ -110,6 +125,10 @@ class Run:
     settings: HeadSettings
     seed: int
     shuffled_labels: bool
+    path_taken: str = "cached"
+    augmentation: Mapping[str, object] | None = None
+    started_from: str | None = None
+    parameters: Mapping[str, int] = dataclasses.field(default_factory=dict)
     features: TrainedOn
     metrics: Mapping[str, Metrics | None]
     history: Mapping[str, list[float]]
@@ -306,8 +325,7 @@ def load_run(path: Path) -> Run:
     try:
         if version not in range(1, RUN_FORMAT_VERSION + 1):
             raise ValueError(f"format_version: expected a whole number from 1, found {version!r}")
-        if version == 1:
-            fields = upgraded_from_1(fields)
+        fields = upgraded(fields, version)
         check_record(fields)
         settings = stored_settings(fields["head"], fields["settings"])
     except (ValueError, IntegrityError) as error:

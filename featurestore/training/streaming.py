@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from featurestore.errors import InvalidInput
-from featurestore.training.contract import Rows
+from featurestore.training.contract import EpochRows, Rows
 from featurestore.training.pools import Pool, epoch_pools, largest_pool, read_pool
 
 Piece = tuple[np.ndarray, np.ndarray]
@@ -107,14 +107,16 @@ class RowSource:
             )
             yield features, labels[start:stop]
 
-    def epoch(self, rng: np.random.Generator, piece_rows: int) -> Iterator[Piece]:
+    def epoch(self, rng: np.random.Generator, piece_rows: int, *, epoch: int) -> Iterator[Piece]:
         """Yield every row once in the order of `epoch_pools`, `piece_rows` at a time.
 
         No piece has rows of two pools: the last of each may be smaller. Take all of them before
-        the next use of `rng`.
+        the next use of `rng`. `epoch` counts from 1: rows that are `EpochRows` differ by it.
         """
         pools = epoch_pools(len(self), row_values=self.row_values, rng=rng)
-        if self._held is not None:
+        if isinstance(self._rows, EpochRows):
+            yield from self._rows.pieces(pools, epoch=epoch, piece_rows=piece_rows)
+        elif self._held is not None:
             for pool in pools:
                 yield from _pieces(self._held, self._rows.labels, pool.rows, piece_rows)
         elif self._ahead:

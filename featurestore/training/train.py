@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from featurestore.backbones.quiet import quiet_startup
-from featurestore.catalogue import RUNS
+from featurestore.catalogue import RUNS, set_fingerprint
 from featurestore.errors import InvalidInput
 from featurestore.manifest import SPLITS
 from featurestore.training.contract import (
     DEFAULT_MEMORY_BYTES,
+    Checkpoints,
     Features,
     FitOptions,
     Head,
@@ -46,6 +47,8 @@ class TrainOptions:
         splits is that of chance.
     progress
         Told after each epoch.
+    checkpoints
+        As `FitOptions.checkpoints`.
     tensorboard
         `train` writes TensorBoard's event files to ``<folder>/<run-id>/{train,validation}``, each
         epoch as it ends. Only for heads with epochs.
@@ -56,6 +59,32 @@ class TrainOptions:
     shuffle_labels: bool = False
     progress: Progress | None = None
     tensorboard: Path | None = None
+    checkpoints: Checkpoints | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Passage:
+    """How images become what a fit sees, where that is not the rows of a feature set.
+
+    Parameters
+    ----------
+    path
+        One of `featurestore.training.runs.PATHS`.
+    head
+        The unfitted head; None is the one that its settings name.
+    train
+        The training rows as the fit sees them; None is the feature set's.
+    augmentation, started_from, parameters, comparable
+        As `Run` and `TrainedOn` have them; `comparable` None is the set's own.
+    """
+
+    path: str = "cached"
+    head: Head | None = None
+    train: SampleRows | None = None
+    augmentation: Mapping[str, object] | None = None
+    started_from: str | None = None
+    parameters: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    comparable: str | None = None
 
 
 def fit_head(
@@ -65,11 +94,12 @@ def fit_head(
     *,
     n_classes: int,
     options: TrainOptions,
+    head: Head | None = None,
 ) -> Head:
     """Return a head fitted to rows of which every class has at least one."""
     if options.shuffle_labels:
         train = Relabelled(train, np.random.default_rng(options.seed).permutation(train.labels))
-    return create_head(settings).fit(
+    return (head or create_head(settings)).fit(
         train,
         validation,
         options=FitOptions(
@@ -77,6 +107,7 @@ def fit_head(
             seed=options.seed,
             memory_bytes=options.memory_bytes,
             progress=options.progress,
+            checkpoints=options.checkpoints,
         ),
     )
 
@@ -87,6 +118,7 @@ def train(
     *,
     cache: Path,
     options: TrainOptions = TrainOptions(),  # frozen
+    passage: Passage = Passage(),  # frozen
 ) -> Run:
     """Fit a head to the training split, evaluate it on every split, and write the run.
 
@@ -113,15 +145,17 @@ def train(
         created=created,
         suffix=secrets.token_hex(2),
     )
-    create_head(settings)  # loads its library, seconds that are no part of the fit
+    if passage.head is None:
+        create_head(settings)  # loads its library, seconds that are no part of the fit
     with _watched(settings, options, run_id) as watched:
         began = time.perf_counter()
         head = fit_head(
             settings,
-            present["train"],
+            passage.train or present["train"],
             present.get("validation"),
             n_classes=len(features.class_names),
             options=watched,
+            head=passage.head,
         )
         fitted = time.perf_counter()
     predictions = {split: predict(head, rows) for split, rows in present.items()}
@@ -134,7 +168,11 @@ def train(
         settings=settings,
         seed=options.seed,
         shuffled_labels=options.shuffle_labels,
-        features=_trained_on(features, present),
+        path_taken=passage.path,
+        augmentation=passage.augmentation,
+        started_from=passage.started_from,
+        parameters=passage.parameters,
+        features=_trained_on(features, present, passage),
         metrics={
             split: score(predictions[split]) if split in predictions else None for split in SPLITS
         },
@@ -208,7 +246,10 @@ def check_trainable(features: Features, present: Mapping[str, SampleRows]) -> No
         )
 
 
-def _trained_on(features: Features, present: Mapping[str, SampleRows]) -> TrainedOn:
+def _trained_on(
+    features: Features, present: Mapping[str, SampleRows], passage: Passage
+) -> TrainedOn:
+    clean = set_fingerprint(features.manifest_fingerprint, features.recipe.clean)
     return TrainedOn(
         name=features.name,
         fingerprint=features.fingerprint,
@@ -218,6 +259,7 @@ def _trained_on(features: Features, present: Mapping[str, SampleRows]) -> Traine
         class_names=features.class_names,
         feature_shape=present["train"].feature_shape,
         rows={split: len(rows) for split, rows in present.items()},
+        comparable=passage.comparable or clean,
     )
 
 

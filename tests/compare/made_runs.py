@@ -31,8 +31,8 @@ def trained_on(**changes):
         "class_names": ("cats", "dogs"),
         "feature_shape": (2, 2, 8),
         "rows": {"train": 10, "test": 100},
-    }
-    return TrainedOn(**fields | changes)
+    } | changes
+    return TrainedOn(**{"comparable": fields["fingerprint"]} | fields)
 
 
 def made_run(cache, labels, probabilities, *, settings=None, seed=0, **changes) -> Run:

@@ -51,6 +51,7 @@ def run(run_id, *, settings=None, seed=0, epochs=0, class_names=("cats", "dogs")
             class_names=class_names,
             feature_shape=(4, 4, 512),
             rows={"train": 2000, "validation": 1000, "test": 1000},
+            comparable="f" * 64,
         ),
         metrics={},
         history=history if epochs else {},

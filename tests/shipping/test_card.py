@@ -49,6 +49,7 @@ def shipment(*, name="model.keras", class_names=("cats", "dogs"), notes=()):
             class_names=tuple(class_names),
             feature_shape=(4,),
             rows={"train": 5},
+            comparable="f" * 64,
         ),
         metrics={},
         history={},

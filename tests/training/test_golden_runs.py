@@ -1,8 +1,8 @@
 """Runs written by earlier versions stay readable: record, predictions and head.
 
-Those of format 1 were written by the last commit of that format, with its own code; that of format
-2 by the commit that brought it. All are of `features()` below. Never write them anew: a run that
-today's code has written proves nothing about yesterday's.
+Those of format 1 were written by the last commit of that format, with its own code; those of
+formats 2 and 3 by the commits that brought them. All are of `features()` below. Never write them
+anew: a run that today's code has written proves nothing about yesterday's.
 """
 
 import json
@@ -18,7 +18,7 @@ from featurestore.training.runs import RUN_FORMAT_VERSION, find_run, load_run, r
 from featurestore.training.settings import LogisticSettings
 
 GOLDEN = Path(__file__).with_name("golden_runs")
-NAMES = ["format1-dense", "format1-logistic", "format2-logistic"]
+NAMES = ["format1-dense", "format1-logistic", "format2-logistic", "format3-logistic"]
 SPLITS = {"train": (40, 0), "validation": (20, 1), "test": (30, 2)}  # rows, seed
 
 

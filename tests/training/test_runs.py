@@ -119,8 +119,8 @@ def test_model_of_another_run_is_refused(run, tmp_path):
 
 
 def test_newer_format_is_a_conflict(run):
-    edit(run, format_version=3)
-    with pytest.raises(Conflict, match="at most 2, found 3"):
+    edit(run, format_version=4)
+    with pytest.raises(Conflict, match="at most 3, found 4"):
         load_run(run.path)
 
 
@@ -147,22 +147,33 @@ def test_damaged_record_is_refused(run, content):
 
 
 FIELDS = [
-    "id", "created", "head", "settings", "seed", "shuffled_labels", "features", "metrics",
-    "history", "chosen", "notes", "versions", "seconds", "files", "format_version",
+    "id", "created", "head", "settings", "seed", "shuffled_labels", "path_taken", "augmentation",
+    "started_from", "parameters", "features", "metrics", "history", "chosen", "notes", "versions", "seconds", "files", "format_version",
 ]  # fmt: skip
 FEATURES = [
     "name", "fingerprint", "manifest_fingerprint", "recipe_fingerprint", "recipe", "class_names",
-    "feature_shape", "rows",
+    "feature_shape", "rows", "comparable",
 ]  # fmt: skip
 
 WRONG = ("dropped", None, [], {}, "text", 1.5, True, [None], {"train": None})
 # Of these, what a run may well hold: text, an object of anything, a list without a note.
-OBJECTS = ("settings", "metrics", "history", "chosen", "versions", "recipe", "rows")
+OBJECTS = (
+    "settings",
+    "metrics",
+    "history",
+    "chosen",
+    "versions",
+    "recipe",
+    "rows",
+    "augmentation",
+    "parameters",
+)
 ALLOWED = [
     *((f"{name}fingerprint", "text") for name in ("", "manifest_", "recipe_")),
-    *((name, "text") for name in ("id", "name")),
+    *((name, "text") for name in ("id", "name", "started_from", "comparable")),
+    *((name, None) for name in ("augmentation", "started_from")),
     *((name, {}) for name in OBJECTS),
-    *((name, {"train": None}) for name in ("metrics", "chosen", "recipe")),
+    *((name, {"train": None}) for name in ("metrics", "chosen", "recipe", "augmentation")),
     ("shuffled_labels", True),
     ("notes", []),
     ("format_version", True),  # it equals 1
@@ -293,7 +304,7 @@ def test_list_is_newest_first_and_skips_unfinished(tmp_path):
 def test_damaged_and_newer_runs_do_not_hide_the_others(tmp_path):
     good, torn, newer = (train(features(), LogisticSettings(), cache=tmp_path) for _ in range(3))
     (torn.path / "run.json").write_text("{")
-    edit(newer, format_version=3)
+    edit(newer, format_version=4)
     (tmp_path / "runs" / "stray").mkdir()
     found = read_runs(tmp_path)
     assert found.runs == [good]
@@ -390,7 +401,7 @@ def test_record_is_strict_json(run):
         raise AssertionError(text)
 
     fields = json.loads((run.path / "run.json").read_text(), parse_constant=refuse)
-    assert fields["format_version"] == 2
+    assert fields["format_version"] == 3
     assert "path" not in fields
 
 

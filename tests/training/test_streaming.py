@@ -84,7 +84,11 @@ def test_an_epoch_from_disk_is_one_from_memory(small_pools, ahead):
     generators = [np.random.default_rng(5) for _ in range(2)]
     counted.read_rows = 0
     for _ in range(2):
-        pairs = zip(held.epoch(generators[0], 100), read.epoch(generators[1], 100), strict=True)
+        pairs = zip(
+            held.epoch(generators[0], 100, epoch=1),
+            read.epoch(generators[1], 100, epoch=1),
+            strict=True,
+        )
         seen = []
         for ours, theirs in pairs:
             for a, b in zip(ours, theirs, strict=True):
@@ -114,13 +118,15 @@ def test_a_failed_read_ahead_is_the_readers_error(small_pools):
 
     source = RowSource(Failing(ROWS), held=False, ahead=True)
     with pytest.raises(OSError, match="chunk 20"):
-        list(source.epoch(np.random.default_rng(0), 100))
+        list(source.epoch(np.random.default_rng(0), 100, epoch=1))
 
 
 def test_an_epoch_left_half_way_ends_its_thread(small_pools):
     import threading
 
-    epoch = RowSource(Counted(ROWS), held=False, ahead=True).epoch(np.random.default_rng(0), 100)
+    epoch = RowSource(Counted(ROWS), held=False, ahead=True).epoch(
+        np.random.default_rng(0), 100, epoch=1
+    )
     next(epoch)
     epoch.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("pool")]
