@@ -148,7 +148,8 @@ def test_damaged_record_is_refused(run, content):
 
 FIELDS = [
     "id", "created", "head", "settings", "seed", "shuffled_labels", "path_taken", "augmentation",
-    "started_from", "parameters", "features", "metrics", "history", "chosen", "notes", "versions", "seconds", "files", "format_version",
+    "started_from", "parameters", "features", "metrics", "history", "chosen", "notes",
+    "versions", "seconds", "files", "format_version",
 ]  # fmt: skip
 FEATURES = [
     "name", "fingerprint", "manifest_fingerprint", "recipe_fingerprint", "recipe", "class_names",
