@@ -10,51 +10,16 @@ import click
 
 from featurestore.embedding.embed import embed as embed_dataset
 from featurestore.embedding.settings import EmbedResult, EmbedSettings
-from featurestore_cli.options import SizeType, cache_option, json_option
+from featurestore_cli.options import cache_option, json_option
 from featurestore_cli.output import print_fields, print_json, print_line, say, say_quarantined
 from featurestore_cli.progress import progress_for
+from featurestore_cli.recipe_options import RECIPE_OPTIONS, embed_fields, recipe_options
 
 
 @click.command()
 @click.argument("dataset", type=click.Path(path_type=Path))
-@click.option("--backbone", default="vgg16", show_default=True, help="Pretrained network.")
-@click.option(
-    "--weights",
-    default="imagenet",
-    show_default=True,
-    help="imagenet, random:SEED, or a .weights.h5, .h5, .keras or .onnx file.",
-)
-@click.option("--layer", help="Cut layer (fs summary lists them); default: last feature map.")
-@click.option(
-    "--pooling", type=click.Choice(["none", "avg", "max"]), default="none", show_default=True
-)
-@click.option(
-    "--size", type=SizeType(), help="Input pixels, 150 or 150x200; default: the backbone's."
-)
-@click.option(
-    "--interpolation",
-    type=click.Choice(["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]),
-    default="bilinear",
-    show_default=True,
-    help="Filter of the resize.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-    default="auto",
-    show_default=True,
-    help="Type the network computes in; auto is bfloat16 where the processor has it.",
-)
-@click.option(
-    "--dtype",
-    type=click.Choice(["float16", "float32"]),
-    default="float16",
-    show_default=True,
-    help="Type features are stored in.",
-)
-@click.option("--split", help="Fractions such as 0.7,0.15,0.15 for a folder of class folders.")
+@recipe_options
 @click.option("--seed", type=click.INT, show_default="0", help="Seed of --split.")
-@click.option("--name", help="Dataset name; default: the folder's.")
 @click.option("--store", type=click.Choice(["zarr", "hdf5"]), default="zarr", show_default=True)
 @click.option(
     "--compression", type=click.Choice(["gzip", "zstd"]), help="Default: zarr zstd, hdf5 gzip."
@@ -75,7 +40,8 @@ def embed(dataset: Path, cache: Path, *, seed: int | None, as_json: bool, **opti
     """
     if seed is not None and options["split"] is None:
         raise click.UsageError("--seed: it is the seed of --split, which is not given")
-    settings = EmbedSettings(seed=seed or 0, **options)
+    others = {name: value for name, value in options.items() if name not in RECIPE_OPTIONS}
+    settings = EmbedSettings(seed=seed or 0, **embed_fields(options), **others)
     with progress_for(sys.stderr) as progress:
         result = embed_dataset(dataset, settings, cache=cache, progress=progress)
     if as_json:

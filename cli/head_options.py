@@ -50,18 +50,18 @@ class JsonType(click.ParamType):
             self.fail(f"expected JSON such as '{{\"max_depth\": 3}}': {error}", param, ctx)
 
 
-def _setting_option(*names: str, type: click.ParamType, help: str) -> Any:
-    """Return the option for one setting, which several heads may have.
+def _setting_option(name: str, field: str = "", *, type: click.ParamType, help: str) -> Any:
+    """Return the option for one setting, which several heads may have; `field` is its name.
 
     Not given, it is left to the head's default; both are told in its help.
     """
-    field = names[0].lstrip("-").replace("-", "_").lower()
+    field = field or name.lstrip("-").replace("-", "_").lower()
     heads = {head: build_settings(head, {}) for head in HEADS if field in setting_names(head)}
     defaults = {head: _default_text(getattr(settings, field)) for head, settings in heads.items()}
     same = len(set(defaults.values())) == 1
     shown = next(iter(defaults.values())) if same else ", ".join(map(": ".join, defaults.items()))
     return click.option(
-        *names, field, type=type, help=f"{', '.join(heads)}: {help}", show_default=shown
+        name, field, type=type, help=f"{', '.join(heads)}: {help}", show_default=shown
     )
 
 
@@ -118,7 +118,10 @@ _SETTINGS = (
     ),
     _setting_option("--neighbors", type=click.IntRange(1), help="training rows that vote."),
     _setting_option(
-        "--weights", type=click.Choice(NEIGHBOR_WEIGHTS), help="what a neighbour's vote counts."
+        "--neighbor-weights",
+        "weights",
+        type=click.Choice(NEIGHBOR_WEIGHTS),
+        help="what a neighbour's vote counts.",
     ),
     _setting_option(
         "--metric", type=click.Choice(NEIGHBOR_METRICS), help="how far a neighbour is."

@@ -101,7 +101,7 @@ def test_tuned_c_is_printed_and_recorded(cache, capsys):
 def test_settings_of_every_kind_of_head(cache, capsys):
     for head, given, expected in (
         ("linear-svm", ["--C", "2", "--folds", "3"], {"c": 2.0, "folds": 3}),
-        ("knn", ["--neighbors", "3", "--weights", "distance"], {"neighbors": 3}),
+        ("knn", ["--neighbors", "3", "--neighbor-weights", "distance"], {"neighbors": 3}),
         ("random-forest", ["--trees", "5", "--max-depth", "2"], {"trees": 5, "max_depth": 2}),
         ("gradient-boosting", ["--trees", "5", "--max-bins", "9"], {"trees": 5, "max_bins": 9}),
         ("nearest-centroid", [], {}),
