@@ -29,12 +29,20 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def view_digests(sha256: NDArray[np.uint8], view: int) -> NDArray[np.uint8]:
+def view_digests(sha256: NDArray[np.uint8], view: int, *, drawn: str) -> NDArray[np.uint8]:
     """Return what stands for one view of images where an image has its digest: (n, 32) of (n, 32).
 
-    `sha256` holds the digests of the images' bytes; views are numbered from 0.
+    Parameters
+    ----------
+    sha256
+        Digests of the images' bytes.
+    view
+        Number of the view, from 0.
+    drawn
+        Fingerprint of what views are drawn from (`Views.drawn`). With it in the key, a row found
+        in another set's store or staging cannot be taken for a view under these ranges and seed.
     """
-    prefix = f"featurestore view {view} ".encode()
+    prefix = f"featurestore view {view} of {drawn} ".encode()
     keys = b"".join(hashlib.sha256(prefix + digest.tobytes()).digest() for digest in sha256)
     return np.frombuffer(keys, np.uint8).reshape(-1, 32)
 

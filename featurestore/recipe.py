@@ -6,8 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from featurestore.augmentation import Augmentation
-from featurestore.digests import fingerprint
+from featurestore.digests import fingerprint, view_digests
 from featurestore.errors import Conflict, InvalidInput
 
 RECIPE_VERSION = 2
@@ -52,6 +55,15 @@ class Views:
     def to_dict(self) -> dict[str, object]:
         """Return the views as canonical JSON has them."""
         return {**self.augmentation.to_dict(), "seed": self.seed, "views": self.count}
+
+    @property
+    def drawn(self) -> str:
+        """Fingerprint of what a view of given bytes and number is drawn from: ranges and seed."""
+        return fingerprint({**self.augmentation.to_dict(), "seed": self.seed})
+
+    def digests(self, sha256: NDArray[np.uint8], view: int) -> NDArray[np.uint8]:
+        """Return the keys of one view's rows, (n, 32) of the images' digests (n, 32)."""
+        return view_digests(sha256, view, drawn=self.drawn)
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, object]) -> Views:
@@ -181,6 +193,17 @@ class Recipe:
         """The same recipe without views: whose rows the unaugmented rows of this one are."""
         return dataclasses.replace(self, augmentation=None)
 
+    def views_as(self, other: Recipe) -> int:
+        """Return how many views of this recipe are rows of `other` too; 0 where none is.
+
+        Views are the same where the clean recipe, ranges and seed are: the one with fewer has the
+        first of the one with more.
+        """
+        mine, theirs = self.augmentation, other.augmentation
+        if mine is None or theirs is None or mine.drawn != theirs.drawn:
+            return 0
+        return min(mine.count, theirs.count) if self.clean == other.clean else 0
+
     @property
     def name(self) -> str:
         """A readable name: equal recipes have equal names, whatever file their weights came from.
@@ -198,8 +221,7 @@ class Recipe:
         if self.dtype != "float16":
             parts.append(f"stored-{self.dtype}")
         if self.augmentation is not None:
-            drawn = self.augmentation.augmentation.to_dict() | {"seed": self.augmentation.seed}
-            parts.append(f"views-{fingerprint(drawn)[:6]}")
+            parts.append(f"views-{self.augmentation.drawn[:6]}")
         parts.append(f"w{self.weights_sha256[:6]}")
         return "-".join(parts)
 

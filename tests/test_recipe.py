@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from featurestore.augmentation import Augmentation
@@ -124,3 +125,27 @@ def test_name_tells_ranges_and_seed_of_views_and_not_how_many():
 
     assert name(count=12) == name()
     assert len({name(), name(seed=4), name(augmentation=Augmentation(zoom=0.1)), RECIPE.name}) == 4
+
+
+def test_a_view_is_known_by_image_number_ranges_and_seed_and_not_by_how_many_there_are():
+    images = np.arange(64, dtype=np.uint8).reshape(2, 32)
+
+    def keys(view=0, **changes):
+        return dataclasses.replace(VIEWS, **changes).digests(images, view).tobytes()
+
+    assert keys(count=12) == keys()
+    others = [keys(), keys(view=1), keys(seed=4), keys(augmentation=Augmentation(zoom=0.1))]
+    assert len(set(others)) == 4
+    assert keys()[:32] != keys()[32:]
+    assert VIEWS.digests(images[1:], 0).tobytes() == keys()[32:]
+    assert VIEWS.digests(images[:0], 0).shape == (0, 32)
+
+
+def test_views_are_shared_as_far_as_both_recipes_have_them():
+    def recipe(**changes):
+        return dataclasses.replace(RECIPE, augmentation=dataclasses.replace(VIEWS, **changes))
+
+    assert recipe().views_as(recipe(count=2)) == recipe(count=2).views_as(recipe()) == 2
+    assert recipe().views_as(recipe(seed=4)) == 0
+    assert recipe().views_as(RECIPE) == RECIPE.views_as(recipe()) == 0
+    assert recipe().views_as(dataclasses.replace(recipe(), layer="block4_pool")) == 0

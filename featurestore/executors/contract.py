@@ -13,41 +13,90 @@ from typing import Protocol
 
 import numpy as np
 
+from featurestore.recipe import Views
+
+Version = int | None
+"""A version of an image: None is the image itself, k its view k."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """The images of one staged shard: each is computed once, whoever else shows the same bytes.
+    """The rows of one staged shard: each is computed once, whoever else shows the same bytes.
 
-    `digests` is (n, 32) uint8; `paths` and `sample_ids` are of the first sample with those bytes.
+    Rows are ordered by image, then as the image's versions are listed: an image is read and decoded
+    once for all of them.
+
+    Parameters
+    ----------
+    digests
+        (n, 32) uint8, of the images' bytes.
+    paths, sample_ids
+        Of the first sample with those bytes.
+    versions
+        What is to be computed of each image; None is each image itself and no view.
     """
 
     digests: np.ndarray
     paths: tuple[Path, ...]
     sample_ids: tuple[str, ...]
+    versions: tuple[tuple[Version, ...], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def versions_of(self, image: int) -> tuple[Version, ...]:
+        """Return what is to be computed of one image."""
+        return (None,) if self.versions is None else self.versions[image]
+
+    def rows(self) -> list[tuple[int, Version]]:
+        """Return image and version of each row, in the order of the shard."""
+        return [(image, each) for image in range(len(self)) for each in self.versions_of(image)]
+
+    def keys(self, rows: Sequence[tuple[int, Version]], views: Views | None) -> np.ndarray:
+        """Return the digests that rows are staged under: (n, 32) uint8.
+
+        An image's is its own, a view's that of `Views.digests`.
+        """
+        keys = self.digests[np.array([image for image, _ in rows], np.int64)]
+        if views is not None:
+            for view in {version for _, version in rows if version is not None}:
+                mine = [at for at, (_, version) in enumerate(rows) if version == view]
+                keys[mine] = views.digests(keys[mine], view)
+        return keys
 
 
 @dataclasses.dataclass(frozen=True)
 class UnitOutcome:
     """What became of a unit, told once its shard is durable.
 
-    `quarantined` maps SHA-256 to reason; `changed` maps sample id to what was found instead of the
-    bytes that the manifest names.
+    Parameters
+    ----------
+    computed
+        Rows of images themselves.
+    quarantined
+        SHA-256 to reason; such an image has no row of any version.
+    changed
+        Sample id to what was found instead of the bytes that the manifest names.
+    views
+        Rows of views.
     """
 
     computed: int
     quarantined: Mapping[str, str]
     changed: Mapping[str, str]
+    views: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecodeSettings:
-    """How image bytes become the network's input."""
+    """How image bytes become the network's input.
+
+    `views` says what views are drawn from, where units ask for any; its count is not used.
+    """
 
     size: tuple[int, int]
     interpolation: str
+    views: Views | None = None
 
 
 class EmbedsBatches(Protocol):

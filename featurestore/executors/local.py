@@ -1,14 +1,13 @@
 """Runs units on this machine: threads decode ahead of the network, one thread stages behind it.
 
-Pillow lets go of the interpreter lock while it decodes and resizes, so threads are enough; the
-window of decoded images is bounded, so memory does not grow with the number of images.
+Pillow lets go of the interpreter lock while it decodes, resizes and warps, so threads are enough;
+the window of decoded images is bounded, so memory does not grow with the number of images.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from featurestore.augmentation import augment
 from featurestore.digests import sha256_hex
 from featurestore.errors import InvalidInput, UnstorableFeatures
 from featurestore.executors.contract import (
@@ -25,11 +25,15 @@ from featurestore.executors.contract import (
     StagesShards,
     Unit,
     UnitOutcome,
+    Version,
 )
 from featurestore.images import HEAD_BYTES, UnreadableImage, check_readable, decode_image
+from featurestore.recipe import Views
 
-# Images in one decoding task: one future for each image costs 3 % of the decode itself.
-_TASK_IMAGES = 8
+# Rows in one decoding task: one future for each image costs 3 % of the decode itself.
+_TASK_ROWS = 8
+# An image with more versions is decoded again for the next so many: memory holds a task's rows.
+_TOGETHER = 32
 
 
 class _Changed(Exception):  # noqa: N818 -- a value carried past a thread, not an error to raise
@@ -38,10 +42,10 @@ class _Changed(Exception):  # noqa: N818 -- a value carried past a thread, not a
 
 @dataclasses.dataclass
 class _UnitWork:
-    """A unit under way: what was read of it, and the features that have come."""
+    """A unit under way: the rows that were read of it, and the features that have come."""
 
     unit: Unit
-    kept: list[int] = dataclasses.field(default_factory=list)
+    kept: list[tuple[int, Version]] = dataclasses.field(default_factory=list)
     pieces: list[np.ndarray] = dataclasses.field(default_factory=list)
     quarantined: dict[str, str] = dataclasses.field(default_factory=dict)
     changed: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -58,6 +62,7 @@ class _UnitWork:
 
 
 _Decoded = np.ndarray | UnreadableImage | _Changed
+_Task = list[tuple[int, tuple[Version, ...]]]
 
 
 class LocalExecutor:
@@ -85,11 +90,11 @@ class LocalExecutor:
             for features in _naming_images(network.embed_stream(batches), works):
                 next(work for work in works if work.waits).pieces.append(features)
                 while works and works[0].done:
-                    staged.append(stager.submit(_stage, staging, works.popleft()))
+                    staged.append(stager.submit(_stage, staging, works.popleft(), decode.views))
                 # At most one shard is being written while the next is computed.
                 while len(staged) > 1:
                     yield staged.popleft().result()
-            staged.extend(stager.submit(_stage, staging, work) for work in works)
+            staged.extend(stager.submit(_stage, staging, work, decode.views) for work in works)
             while staged:
                 yield staged.popleft().result()
         finally:
@@ -104,35 +109,64 @@ class LocalExecutor:
         *,
         window: int,
     ) -> Iterator[_Decoded]:
-        tasks = (
-            (unit, slice(start, start + _TASK_IMAGES))
-            for unit in units
-            for start in range(0, len(unit), _TASK_IMAGES)
-        )
-        ahead = max(self.workers + 1, window // _TASK_IMAGES)
-        waiting: deque[Future[list[_Decoded]]] = deque(
-            readers.submit(_decode_task, unit, rows, settings)
-            for unit, rows in itertools.islice(tasks, ahead)
-        )
+        tasks = ((unit, task) for unit in units for task in _tasks(unit))
+        waiting: deque[tuple[Future[list[_Decoded]], int]] = deque()
+
+        def fill() -> None:
+            while len(waiting) <= self.workers or sum(rows for _, rows in waiting) < window:
+                following = next(tasks, None)
+                if following is None:
+                    return
+                unit, task = following
+                rows = sum(len(versions) for _, versions in task)
+                waiting.append((readers.submit(_decode_task, unit, task, settings), rows))
+
+        fill()
         while waiting:
-            images = waiting.popleft().result()
-            for unit, rows in itertools.islice(tasks, 1):
-                waiting.append(readers.submit(_decode_task, unit, rows, settings))
-            yield from images
+            decoded = waiting.popleft()[0].result()
+            fill()
+            yield from decoded
 
 
-def _decode_task(unit: Unit, rows: slice, settings: DecodeSettings) -> list[_Decoded]:
-    images = zip(unit.paths[rows], unit.digests[rows], unit.sample_ids[rows], strict=True)
-    decoded = []
-    for path, digest, sample_id in images:
+def _tasks(unit: Unit) -> Iterator[_Task]:
+    """Cut a unit into what one thread decodes at a time, in the order of its rows."""
+    task: _Task = []
+    rows = 0
+    for image in range(len(unit)):
+        versions = unit.versions_of(image)
+        for start in range(0, len(versions), _TOGETHER):
+            part = versions[start : start + _TOGETHER]
+            task.append((image, part))
+            rows += len(part)
+            if rows >= _TASK_ROWS:
+                yield task
+                task, rows = [], 0
+    if task:
+        yield task
+
+
+def _decode_task(unit: Unit, task: _Task, settings: DecodeSettings) -> list[_Decoded]:
+    decoded: list[_Decoded] = []
+    for image, versions in task:
+        digest = unit.digests[image].tobytes()
         try:
-            decoded.append(_decode_one(path, digest.tobytes().hex(), settings))
+            found = _decode_one(unit.paths[image], digest.hex(), settings)
+            decoded.extend(_version(found, digest, version, settings) for version in versions)
         except MemoryError as error:
             raise InvalidInput(
-                f"image {sample_id}: not enough memory to decode it",
+                f"image {unit.sample_ids[image]}: not enough memory to decode it",
                 next_step="run the same command with --workers 1: what was staged is kept",
             ) from error
     return decoded
+
+
+def _version(
+    decoded: _Decoded, digest: bytes, version: Version, settings: DecodeSettings
+) -> _Decoded:
+    views = settings.views
+    if version is None or views is None or not isinstance(decoded, np.ndarray):
+        return decoded
+    return augment(decoded, views.augmentation, seed=views.seed, sha256=digest, view=version)
 
 
 def _decode_one(path: Path, expected: str, settings: DecodeSettings) -> _Decoded:
@@ -167,9 +201,10 @@ def _naming_images(stream: Iterator[np.ndarray], works: deque[_UnitWork]) -> Ite
         yield from stream
     except UnstorableFeatures as error:
         work = next(work for work in works if work.waits)
-        at = sum(len(piece) for piece in work.pieces) + error.rows[0]
+        image, version = work.kept[sum(len(piece) for piece in work.pieces) + error.rows[0]]
+        what = "image" if version is None else f"view {version} of image"
         raise InvalidInput(
-            f"image {work.unit.sample_ids[work.kept[at]]}: {error.message}",
+            f"{what} {work.unit.sample_ids[image]}: {error.message}",
             next_step=error.next_step,
         ) from error
 
@@ -188,26 +223,31 @@ def _batches(
         # A batch that was given away may still be on its way to the device: each has its own array.
         batch = np.empty((network.batch_size, *size, 3), np.uint8)
         filled = 0
-        for row, image in enumerate(itertools.islice(decoded, len(unit))):
-            if isinstance(image, UnreadableImage):
-                work.quarantined[unit.digests[row].tobytes().hex()] = image.reason
-            elif isinstance(image, _Changed):
-                work.changed[unit.sample_ids[row]] = str(image)
+        rows = unit.rows()
+        for at, (image, version) in enumerate(rows):
+            pixels = next(decoded)
+            if isinstance(pixels, UnreadableImage):
+                work.quarantined[unit.digests[image].tobytes().hex()] = pixels.reason
+            elif isinstance(pixels, _Changed):
+                work.changed[unit.sample_ids[image]] = str(pixels)
             else:
-                batch[filled] = image
+                batch[filled] = pixels
                 filled += 1
-                work.kept.append(row)
-            work.read_to_end = row + 1 == len(unit)
+                work.kept.append((image, version))
+            work.read_to_end = at + 1 == len(rows)
             if filled == len(batch) or (filled and work.read_to_end):
                 work.batches += 1
                 yield batch[:filled]
                 batch, filled = np.empty((network.batch_size, *size, 3), np.uint8), 0
 
 
-def _stage(staging: StagesShards, work: _UnitWork) -> UnitOutcome:
+def _stage(staging: StagesShards, work: _UnitWork, views: Views | None) -> UnitOutcome:
     if work.kept or work.quarantined:
         features = np.concatenate(work.pieces) if work.pieces else np.empty((0, 1), np.float16)
         staging.put(
-            digests=work.unit.digests[work.kept], features=features, quarantined=work.quarantined
+            digests=work.unit.keys(work.kept, views),
+            features=features,
+            quarantined=work.quarantined,
         )
-    return UnitOutcome(len(work.kept), work.quarantined, work.changed)
+    images = sum(version is None for _, version in work.kept)
+    return UnitOutcome(images, work.quarantined, work.changed, views=len(work.kept) - images)

@@ -5,6 +5,7 @@ Subclass it in a test module and give the `executor` fixture.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,13 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from featurestore.augmentation import Augmentation, augment
 from featurestore.errors import InvalidInput, UnstorableFeatures
 from featurestore.executors.contract import DecodeSettings, Executor, Unit, UnitOutcome
 from featurestore.images import decode_image
+from featurestore.recipe import Views
 from featurestore.testing.backbones import TinyNetwork
 from featurestore.testing.images import encode, photograph
 
-DECODE = DecodeSettings(size=TinyNetwork.size, interpolation="bilinear")
+VIEWS = Views(augmentation=Augmentation(), seed=5, count=40)
+DECODE = DecodeSettings(size=TinyNetwork.size, interpolation="bilinear", views=VIEWS)
 
 
 class MemoryStaging:
@@ -103,6 +107,31 @@ class ExecutorConformance:
             staging.puts[0][0], units[0].digests[[1, 2, 3, 4, 5, 6, 7, 9]]
         )
         assert set(staging.puts[1][2]) == {digest.tobytes().hex() for digest in units[1].digests}
+
+    def test_versions_of_an_image_are_rows_beside_each_other(
+        self, executor: Executor, tmp_path: Path
+    ) -> None:
+        """Each has the features and the key of its version, whatever batch it came in."""
+        contents = [*pictures(0, 3), b"broken", *pictures(3, 2)]
+        versions = ((None, 0, 1), (2,), tuple(range(40)), (None, 0), (1, None), (0,))
+        unit = dataclasses.replace(write_unit(tmp_path / "unit", contents), versions=versions)
+        (outcome,), staging = run_units(executor, [unit])
+        assert (outcome.computed, outcome.views) == (2, 45)
+        ((digests, features, quarantined),) = staging.puts
+        assert list(quarantined) == [unit.digests[3].tobytes().hex()]
+        rows = [row for row in unit.rows() if row[0] != 3]
+        for at, (image, version) in enumerate(rows):
+            sha256 = unit.digests[image]
+            pixels = decode_image(contents[image], size=DECODE.size, interpolation="bilinear")
+            key = sha256
+            if version is not None:
+                pixels = augment(
+                    pixels, VIEWS.augmentation, seed=5, sha256=sha256.tobytes(), view=version
+                )
+                key = VIEWS.digests(sha256[np.newaxis], version)[0]
+            np.testing.assert_array_equal(digests[at], key)
+            np.testing.assert_array_equal(features[at], TinyNetwork().embed(pixels[np.newaxis])[0])
+        assert len(digests) == len(rows) == 47
 
     def test_bytes_that_are_not_the_planned_ones_are_told_and_not_computed(
         self, executor: Executor, tmp_path: Path

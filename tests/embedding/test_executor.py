@@ -1,5 +1,6 @@
 """The local executor: the contract's suite, and its bounded window."""
 
+import dataclasses
 import tracemalloc
 
 import pytest
@@ -106,3 +107,45 @@ def test_an_image_file_beyond_the_limit_is_quarantined_unread(tmp_path, monkeypa
     )
     assert outcome.computed == 1
     assert f"limit of {len(small):,} bytes" in next(iter(outcome.quarantined.values()))
+
+
+def test_an_image_is_decoded_once_for_up_to_32_versions(tmp_path, monkeypatch):
+    decoded = []
+    decode = local.decode_image
+
+    def counted(content, **settings):
+        decoded.append(content)
+        return decode(content, **settings)
+
+    monkeypatch.setattr(local, "decode_image", counted)
+    contents = pictures(0, 4)
+    unit = dataclasses.replace(
+        write_unit(tmp_path / "unit", contents),
+        versions=((None, 0, 1), tuple(range(32)), (5,), tuple(range(40))),
+    )
+    (outcome,), _ = run_units(LocalExecutor(workers=2), [unit])
+    assert outcome.computed + outcome.views == 76
+    assert sorted(map(contents.index, decoded)) == [0, 1, 2, 3, 3]
+
+
+def test_decoding_ahead_is_bounded_in_versions_and_not_in_images(tmp_path, monkeypatch):
+    warped = 0
+    warp = local.augment
+
+    def counted(*given, **settings):
+        nonlocal warped
+        warped += 1
+        return warp(*given, **settings)
+
+    monkeypatch.setattr(local, "augment", counted)
+    ahead = []
+    network = TinyNetwork(batch_size=8, pause_s=0.02, before=lambda n: ahead.append(warped - n))
+    units = [
+        dataclasses.replace(
+            write_unit(tmp_path / str(at), pictures(100 * at, 16)), versions=(tuple(range(6)),) * 16
+        )
+        for at in range(3)
+    ]
+    run_units(LocalExecutor(workers=2), units, network)
+    # One batch with the network, one drawn ahead, and tasks of 12 rows for two batches more.
+    assert max(ahead) <= 2 * 8 + 12 * (2 + 2)
