@@ -1,0 +1,415 @@
+"""Rows that no store holds: images run through the frozen network when their features are read.
+
+The network only runs forward, in the recipe's precision, and its output is rounded to the recipe's
+stored type. So a streamed row is the row that `fs embed` would store, and what trains on it is the
+same code with the same numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from featurestore.augmentation import Augmentation
+from featurestore.catalogue import set_fingerprint
+from featurestore.embedding.backbone import network_of
+from featurestore.errors import Conflict, InvalidInput, NotFound, UnstorableFeatures
+from featurestore.executors.contract import EmbedsBatches
+from featurestore.features import FeatureSet, Split
+from featurestore.images import DECODER
+from featurestore.manifest import SPLITS
+from featurestore.pixels import PixelStream
+from featurestore.recipe import Recipe
+from featurestore.source_images import SourceImageMissing, SourceImages
+from featurestore.training.contract import SampleRows
+from featurestore.training.pools import Pool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StreamOptions:
+    """How images are streamed through a network.
+
+    Parameters
+    ----------
+    augmentation
+        Ranges that the training images are varied by; None: they are not.
+    weights
+        As on the command line; None: those that the feature set was embedded with.
+    images
+        Folder or manifest file where the images lie now; None: where they lay when embedded.
+    workers
+        Threads that read, decode and augment; None is one for each processor.
+    batch_size
+        Images in one pass of the frozen network; None is what suits the device.
+    network
+        Builds the network instead of `network_of`.
+    watch
+        Told after each batch how many images of a pass over them have gone through the network.
+    """
+
+    augmentation: Augmentation | None = None
+    weights: str | None = None
+    images: Path | None = None
+    workers: int | None = None
+    batch_size: int | None = None
+    network: Callable[[Recipe], EmbedsBatches] | None = None
+    watch: Callable[[int], None] | None = None
+
+
+class HashedRows(SampleRows, Protocol):
+    """Rows that say of which bytes they are: `featurestore.features.Split` has it."""
+
+    @property
+    def sha256(self) -> np.ndarray:
+        """(N, 32) uint8: digests of the images' bytes."""
+
+
+def stream_network(source: FeatureSet, recipe: Recipe, options: StreamOptions) -> EmbedsBatches:
+    """Build the network of a recipe for the images of a feature set.
+
+    Raises
+    ------
+    Conflict
+        This version decodes images by another rule, or the weights are not those of the recipe.
+    NotFound
+        The weights are gone, or the feature set does not say where they were.
+    """
+    if recipe.decoder != DECODER:
+        raise Conflict(
+            f"recipe {recipe.name} decodes images by the rule {recipe.decoder}, "
+            f"this version by {DECODER}",
+            next_step="use the version of featurestore that embedded it, or embed again",
+        )
+    if options.network is not None:
+        network = options.network(recipe)
+    else:
+        weights = options.weights or str(source.record.provenance.get("weights") or "")
+        if not weights:
+            raise NotFound(
+                f"feature set {source.name} does not say where its weights were",
+                next_step="name them with --weights",
+            )
+        network = network_of(recipe, weights=weights, batch_size=options.batch_size)
+    return network if options.watch is None else _Watched(network, options.watch)
+
+
+def open_pixels(
+    source: FeatureSet, split: str, recipe: Recipe, *, options: StreamOptions, memory_bytes: int
+) -> PixelStream:
+    """Return the images of one split as a recipe's network takes them.
+
+    Every file is looked for now; its bytes are held to their digest when they are read.
+
+    Parameters
+    ----------
+    memory_bytes
+        What decoded images may take that are kept from one pass to the next.
+
+    Raises
+    ------
+    InvalidInput
+        An image is not where it was.
+    """
+    rows = source[split]
+    images = _Images(source, rows, options)
+    images.check()
+    return PixelStream(
+        images.read,
+        rows.sha256,
+        size=recipe.size,
+        interpolation=recipe.interpolation,
+        workers=options.workers or os.cpu_count() or 1,
+        memory_bytes=memory_bytes,
+    )
+
+
+class AugmentedRows:
+    """Training rows of which each epoch sees another version of every image: `EpochRows`.
+
+    Epoch e shows version e - 1 of each image. Without augmentation it shows the image itself, and
+    the features of `clean` to the bit.
+
+    Parameters
+    ----------
+    clean
+        The rows without augmentation: what `read` and `load` give.
+    pixels
+        Of the same images in the same order.
+    seed
+        Of the versions, not of the order.
+    """
+
+    def __init__(
+        self,
+        clean: HashedRows,
+        pixels: PixelStream,
+        network: EmbedsBatches,
+        *,
+        augmentation: Augmentation | None,
+        seed: int,
+    ) -> None:
+        self._clean = clean
+        self._pixels = pixels
+        self._network = network
+        self._augmentation = augmentation
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._clean)
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """Shape of one row."""
+        return self._clean.feature_shape
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) int64."""
+        return self._clean.labels
+
+    @property
+    def sample_ids(self) -> np.ndarray:
+        """(N,) strings."""
+        return self._clean.sample_ids
+
+    @property
+    def sha256(self) -> np.ndarray:
+        """(N, 32) uint8: digests of the images' bytes."""
+        return self._clean.sha256
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Return rows start to stop without augmentation."""
+        return self._clean.read(start, stop)
+
+    def load(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return every row without augmentation, and the labels."""
+        return self._clean.load()
+
+    def pieces(
+        self, pools: Iterator[Pool], *, epoch: int, piece_rows: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """See `EpochRows`. Threads decode and augment what comes next while a piece is used."""
+        orders = [pool.rows for pool in pools]
+        if not orders:
+            return
+        rows = np.concatenate(orders)
+        batches = self._pixels.batches(
+            rows,
+            batch_size=self._network.batch_size,
+            augmentation=self._augmentation,
+            seed=self._seed,
+            view=epoch - 1,
+        )
+        features = _Regrouped(
+            _naming_images(self._network.embed_stream(batches), self.sample_ids, rows)
+        )
+        labels = self.labels
+        for order in orders:
+            for start in range(0, len(order), piece_rows):
+                wanted = order[start : start + piece_rows]
+                yield features.take(len(wanted)), labels[wanted]
+
+
+class StreamedRows:
+    """One split under a recipe whose features are not stored; a row is computed when it is read.
+
+    Parameters
+    ----------
+    stored
+        The same samples under another recipe: labels, ids and digests are taken from there.
+    kept_rows
+        So many of the first rows are kept once they were computed.
+    """
+
+    def __init__(
+        self,
+        stored: Split,
+        pixels: PixelStream,
+        network: EmbedsBatches,
+        *,
+        dtype: str,
+        kept_rows: int,
+    ) -> None:
+        self.labels = stored.labels
+        self.sample_ids = stored.sample_ids
+        self.sha256 = stored.sha256
+        self.feature_shape = tuple(network.feature_shape)
+        self._pixels = pixels
+        self._network = network
+        # Pages of an array that nothing was written to take no memory.
+        self._kept = np.empty((min(kept_rows, len(stored)), *self.feature_shape), dtype)
+        self._known = np.zeros(len(self._kept), bool)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Return rows start to stop, (n, *feature_shape) of the recipe's stored type."""
+        start, stop, _ = slice(start, stop).indices(len(self))
+        rows = np.arange(start, max(start, stop))
+        features = np.empty((len(rows), *self.feature_shape), self._kept.dtype)
+        kept = rows[rows < len(self._kept)]
+        known = np.zeros(len(rows), bool)
+        known[: len(kept)] = self._known[kept]
+        features[known] = self._kept[rows[known]]
+        missing = rows[~known]
+        if len(missing):
+            features[~known] = self._compute(missing)
+            keep = kept[~known[: len(kept)]]
+            self._kept[keep] = features[keep - start]
+            self._known[keep] = True
+        return features
+
+    def load(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return every row, and the labels."""
+        return self.read(0, len(self)), self.labels
+
+    def _compute(self, rows: np.ndarray) -> np.ndarray:
+        batches = self._pixels.batches(rows, batch_size=self._network.batch_size)
+        features = self._network.embed_stream(batches)
+        return np.concatenate(list(_naming_images(features, self.sample_ids, rows)))
+
+
+class StreamedFeatures:
+    """A feature set under a recipe whose features are not stored: what training needs of one.
+
+    Parameters
+    ----------
+    source
+        A committed set of the same images.
+    recipe
+        What the features are computed under; its network is `network`.
+    memory_bytes
+        What computed rows may take that are kept: those of the validation split, which is read in
+        every epoch, before the training split's. Decoded images are not kept here.
+    """
+
+    def __init__(
+        self,
+        source: FeatureSet,
+        recipe: Recipe,
+        network: EmbedsBatches,
+        *,
+        options: StreamOptions,
+        memory_bytes: int,
+    ) -> None:
+        self.recipe = recipe
+        self.name = f"{source.record.dataset}/{recipe.name}"
+        self.manifest_fingerprint = source.manifest_fingerprint
+        self.fingerprint = set_fingerprint(source.manifest_fingerprint, recipe)
+        self.class_names = source.class_names
+        self.splits = source.splits
+        row_bytes = math.prod(network.feature_shape) * np.dtype(recipe.dtype).itemsize
+        self._rows: dict[str, StreamedRows] = {}
+        for split in ("validation", *(each for each in SPLITS if each != "validation")):
+            if split not in source:
+                continue
+            stored = source[split]
+            rows = StreamedRows(
+                stored,
+                open_pixels(source, split, recipe, options=options, memory_bytes=0),
+                network,
+                dtype=recipe.dtype,
+                kept_rows=memory_bytes // row_bytes,
+            )
+            memory_bytes -= row_bytes * min(len(stored), memory_bytes // row_bytes)
+            self._rows[split] = rows
+
+    def __getitem__(self, split: str, /) -> StreamedRows:
+        try:
+            return self._rows[split]
+        except KeyError:
+            raise NotFound(
+                f"feature set {self.name} has no split {split!r}: it has {', '.join(self.splits)}"
+            ) from None
+
+
+class _Images:
+    """The bytes of a split's images by row, held to their digests."""
+
+    def __init__(self, source: FeatureSet, rows: Split, options: StreamOptions) -> None:
+        self._source = SourceImages(source.record, options.images)
+        self._sample_ids = rows.sample_ids
+        self._sha256 = rows.sha256
+
+    def read(self, row: int) -> bytes:
+        sha256 = self._sha256[row].tobytes().hex()
+        try:
+            return self._source.read(str(self._sample_ids[row]), sha256=sha256)
+        except SourceImageMissing as error:
+            raise InvalidInput(
+                error.message,
+                next_step="name the folder that holds the images as they were embedded with "
+                f"--images DIR, or embed again: fs embed {self._source.dataset}",
+            ) from error
+
+    def check(self) -> None:
+        """Look for every file by its name; only one that is not there is searched for."""
+        dataset = self._source.dataset
+        root = dataset if dataset.is_dir() else dataset.parent
+        for row, sample_id in enumerate(self._sample_ids):
+            if not os.path.isfile(root / str(sample_id)):
+                self.read(row)
+
+
+class _Watched:
+    """A network that tells how many images of a pass have gone through it."""
+
+    def __init__(self, network: EmbedsBatches, watch: Callable[[int], None]) -> None:
+        self._network = network
+        self._watch = watch
+
+    @property
+    def batch_size(self) -> int:
+        return self._network.batch_size
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        return self._network.feature_shape
+
+    def embed_stream(self, batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        done = 0
+        for features in self._network.embed_stream(batches):
+            done += len(features)
+            self._watch(done)
+            yield features
+
+
+class _Regrouped:
+    """Rows of arrays that come one after the other, in pieces of other sizes."""
+
+    def __init__(self, arrays: Iterator[np.ndarray]) -> None:
+        self._arrays = arrays
+        self._rest: np.ndarray | None = None
+
+    def take(self, count: int) -> np.ndarray:
+        """Return the next `count` rows; there are as many."""
+        parts, missing = [], count
+        while missing:
+            array = next(self._arrays) if self._rest is None else self._rest
+            parts.append(array[:missing])
+            self._rest = array[missing:] if len(array) > missing else None
+            missing -= len(parts[-1])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _naming_images(
+    features: Iterator[np.ndarray], sample_ids: np.ndarray, rows: np.ndarray
+) -> Iterator[np.ndarray]:
+    """Pass features on; say which image it was where the network only knows a row of a batch."""
+    done = 0
+    try:
+        for each in features:
+            yield each
+            done += len(each)
+    except UnstorableFeatures as error:
+        sample_id = sample_ids[rows[done + error.rows[0]]]
+        raise InvalidInput(
+            f"image {sample_id}: {error.message}", next_step=error.next_step
+        ) from error
