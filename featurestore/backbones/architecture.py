@@ -79,9 +79,42 @@ def cut_at(model: Any, layer: str, *, precision: Precision = "float32") -> Any:
     """Return the part of `model` from its input to the output of `layer`; weights are shared."""
 
     def build() -> Any:
-        return keras.Model(model.inputs[0], model.get_layer(layer).output, name=model.name)
+        return keras.Model(model.inputs[0], _output_of(model, layer), name=model.name)
 
     return in_fresh_session(build, precision=precision)
+
+
+def tail_from(model: Any, layer: str, *, precision: Precision = "float32") -> Any:
+    """Return the part of `model` from the output of `layer` to its own; weights are shared.
+
+    Every path through `model` must go through `layer`, as `cuts.last_frozen_layer` finds one.
+    """
+
+    def build() -> Any:
+        return keras.Model(_output_of(model, layer), model.outputs[0], name="tail")
+
+    return in_fresh_session(build, precision=precision)
+
+
+def cut_names(model: Any) -> list[str]:
+    """Return what `cut_at` takes: the names of layers, and of the sums and products between them.
+
+    Not of layers within a nested model, whose outputs belong to a graph of their own.
+    """
+    return [operation.name for operation in model.operations]
+
+
+def _output_of(model: Any, name: str) -> Any:
+    # Not `layer.output`, which of a nested model is a tensor of its own graph.
+    (node,) = (node for node in graph_nodes(model) if node.operation.name == name)
+    return node.output_tensors[0]
+
+
+def graph_nodes(model: Any) -> Iterator[Any]:
+    """Yield the calls that a functional model is made of: each operation of it, called once."""
+    # Keras tells them nowhere else; its own `plot_model` reads the same attribute.
+    for nodes in model._nodes_by_depth.values():
+        yield from nodes
 
 
 def weighted_layers(model: Any) -> Iterator[Any]:

@@ -15,6 +15,7 @@ from featurestore.backbones.architecture import (
     assign,
     build_model,
     cut_at,
+    cut_names,
     expected_layers,
 )
 from featurestore.backbones.preprocessing import preprocess
@@ -299,14 +300,14 @@ def _model_with_layer(
 ) -> tuple[Any, bool]:
     """Return the smallest network of the backbone that has `layer`, and whether it has its top."""
     base = build_model(spec, size=size, top=False, precision=precision)
-    names = [one.name for one in base.layers]
+    names = cut_names(base)
     if layer in names:
         return base, False
     default = (spec.default_size, spec.default_size)
     with_top = build_model(
         spec, size=default if spec.fixed_top else size, top=True, precision=precision
     )
-    names += [one.name for one in with_top.layers if one.name not in names]
+    names += [name for name in cut_names(with_top) if name not in names]
     if layer not in names:
         close = difflib.get_close_matches(layer, names, n=5)
         near = f"; closest: {', '.join(close)}" if close else ""
