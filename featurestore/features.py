@@ -32,7 +32,8 @@ class Split:
         return self._reader.rows
 
     def __repr__(self) -> str:
-        return f"<Split {self.name}: {len(self)} x {self.feature_shape} {self.dtype}>"
+        views = f", {self.views} views" if self.views else ""
+        return f"<Split {self.name}: {len(self)} x {self.feature_shape} {self.dtype}{views}>"
 
     @property
     def feature_shape(self) -> tuple[int, ...]:
@@ -73,6 +74,41 @@ class Split:
             A stored chunk fails its checksum or is missing.
         """
         return self._reader.read(start, stop)
+
+    @property
+    def views(self) -> int:
+        """Augmented versions of every row, numbered from 0; 0 for a split that has none."""
+        return self._reader.views
+
+    def read_view(self, view: int, start: int, stop: int) -> np.ndarray:
+        """Return one view of rows start to stop, as `read` returns their features.
+
+        Row r of every view is of the image that row r of the split is of.
+
+        Raises
+        ------
+        InvalidInput
+            The split has no views.
+        IndexError
+            It has fewer.
+        IntegrityError
+            A stored chunk fails its checksum or is missing.
+        """
+        if not self.views:
+            raise InvalidInput(
+                f"split {self.name}: expected views, found a split without any",
+                next_step="embed the dataset with views of its training images: "
+                "fs embed DATASET --views K",
+            )
+        if not 0 <= view < self.views:
+            raise IndexError(
+                f"view {view} is not in split {self.name}, whose {self.views} views count from 0"
+            )
+        return self._reader.read_view(view, start, stop)
+
+    def load_view(self, view: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return one view of the whole split in memory, as `load` returns the features."""
+        return self.read_view(view, 0, len(self)), self.labels
 
     def load(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the whole split in memory: (N, *feature_shape) features and (N,) int64 labels."""

@@ -2,7 +2,9 @@
 
 A store holds one feature set: per split `features` (rows, *feature_shape), `labels` (rows,),
 `sample_ids` (rows,) and `sha256` (rows, 32), all of the same rows in the same order, and JSON
-attributes on the whole. It is written once, front to back, and never changed afterwards.
+attributes on the whole. A split of augmented images has views as well: for every row as many
+further features, each of another version of its image. A store is written once, front to back, and
+never changed afterwards.
 """
 
 from __future__ import annotations
@@ -37,17 +39,22 @@ class SplitLayout:
         Axes of one row: (height, width, channel), or (channel,) once pooled.
     dtype
         One of `FEATURE_DTYPES`.
+    views
+        Versions of every row beside the row itself, numbered from 0.
     """
 
     rows: int
     feature_shape: tuple[int, ...]
     dtype: str
+    views: int = 0
 
     def __post_init__(self) -> None:
         if self.rows < 0 or not self.feature_shape or min(self.feature_shape) < 1:
             raise ValueError(f"no split can have {self.rows} rows of shape {self.feature_shape}")
         if self.dtype not in FEATURE_DTYPES:
             raise ValueError(f"features are stored as {FEATURE_DTYPES}, not {self.dtype!r}")
+        if self.views < 0:
+            raise ValueError(f"no split can have {self.views} views")
 
     @property
     def row_bytes(self) -> int:
@@ -77,11 +84,16 @@ class StoreLayout:
                     f"split {name!r} must be letters, digits, - and _, as it becomes a folder"
                 )
 
+    @property
+    def has_views(self) -> bool:
+        """Whether any split has them, which decides the format version."""
+        return any(split.views for split in self.splits.values())
+
 
 class StorageReport(TypedDict):
     """What features cost on disk.
 
-    `logical_bytes` and `stored_bytes` count features alone, before and after compression;
+    `logical_bytes` and `stored_bytes` count features and views alone, before and after compression;
     `file_bytes` counts everything in the store.
     """
 
@@ -122,6 +134,18 @@ class StoreWriter(Protocol):
         ------
         ValueError
             A shape, dtype or position that the layout does not allow, or rows written before.
+        """
+        ...
+
+    def write_views(self, split: str, view: int, start: int, features: NDArray[np.generic]) -> None:
+        """Write one view of rows `start` onwards, under the rules of `write_features`.
+
+        Views and features may be written in any order.
+
+        Raises
+        ------
+        ValueError
+            Also for a view that the layout does not have.
         """
         ...
 
@@ -193,6 +217,23 @@ class SplitReader(Protocol):
             A chunk is absent or fails its checksum; names store, split and rows.
         ValueError
             Not 0 <= start <= stop <= rows.
+        """
+        ...
+
+    @property
+    def views(self) -> int:
+        """Versions of every row beside the row itself; 0 for a split that has none."""
+        ...
+
+    def read_view(self, view: int, start: int, stop: int) -> NDArray[np.generic]:
+        """Return one view of rows `start` to `stop`, as `read` returns their features.
+
+        Raises
+        ------
+        IntegrityError
+            As for `read`; the message names the view, too.
+        ValueError
+            Not 0 <= view < views, or not 0 <= start <= stop <= rows.
         """
         ...
 

@@ -1,15 +1,16 @@
-"""How a store's values lie in HDF5: data types, filters and attributes as text."""
+"""How a store's values lie in HDF5: datasets, data types, filters and attributes as text."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from math import prod
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
-from h5py import h5p, h5z
+from h5py import h5g, h5p, h5z
 
 from featurestore.errors import MissingDependency
 from featurestore.stores.version import CHECKSUM
@@ -17,6 +18,11 @@ from featurestore.stores.version import CHECKSUM
 CHUNK_ROWS = 16
 COLUMN_CHUNK_ROWS = 16_384
 _COLUMN_CHUNK_BYTES = 1 << 20
+
+VIEWS = "views"
+VIEW_FEATURES = f"{VIEWS}/features"
+"""Paths, within a split's group, of a group and of the features of all views in it."""
+
 LEVEL = 1
 """Of gzip and of zstd."""
 
@@ -52,6 +58,41 @@ def dataset_properties(compression: str) -> Any:
         properties.set_filter(ZSTD_FILTER, h5z.FLAG_MANDATORY, (LEVEL,))
         properties.set_fletcher32()
     return properties
+
+
+def create_group(parent: h5py.Group, name: str) -> h5py.Group:
+    """Make a group that carries no time."""
+    creation = h5p.create(h5p.GROUP_CREATE)
+    creation.set_obj_track_times(False)
+    return h5py.Group(h5g.create(parent.id, name.encode(), gcpl=creation))
+
+
+class Space(NamedTuple):
+    """Extent, type and cut of a dataset."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+    chunks: tuple[int, ...]
+
+
+def create_dataset(group: h5py.Group, name: str, *, space: Space, compression: str) -> h5py.Dataset:
+    """Make a dataset of a space, which may be empty, that carries no time."""
+    if 0 in space.shape:
+        # HDF5 cannot chunk nothing.
+        return group.create_dataset(name, shape=space.shape, dtype=space.dtype, track_times=False)
+    return group.create_dataset(
+        name,
+        **space._asdict(),
+        dcpl=dataset_properties(compression),
+        track_times=False,
+    )
+
+
+def chunk_count(dataset: h5py.Dataset) -> int:
+    """Return how many chunks a dataset is cut into."""
+    return prod(
+        -(-extent // cut) for extent, cut in zip(dataset.shape, dataset.chunks, strict=True)
+    )
 
 
 def filters(dataset: h5py.Dataset) -> tuple[int, ...]:

@@ -10,12 +10,18 @@ from typing import Any, TypeVar
 
 import h5py
 import numpy as np
-from h5py import h5, h5f, h5fd, h5g, h5p
+from h5py import h5, h5f, h5fd, h5p
 from numpy.typing import NDArray
 
 from featurestore.errors import Conflict, IntegrityError
 from featurestore.stores import durable, hdf5_format, version
-from featurestore.stores.contract import FEATURE_DTYPES, StorageReport, StoreLayout, Texts
+from featurestore.stores.contract import (
+    FEATURE_DTYPES,
+    SplitLayout,
+    StorageReport,
+    StoreLayout,
+    Texts,
+)
 from featurestore.stores.hdf5_sink import Hdf5Sink
 from featurestore.stores.ledger import DIGEST_BYTES, SplitLedger
 
@@ -28,7 +34,8 @@ _Value = TypeVar("_Value")
 class Hdf5Writer:
     """Writes one HDF5 store; see `StoreWriter`.
 
-    The same layout and rows give the same bytes: no object carries a time.
+    The same layout and rows, written in the same order, give the same bytes: no object carries a
+    time.
 
     Parameters
     ----------
@@ -48,21 +55,21 @@ class Hdf5Writer:
         }
         attributes = {
             name: hdf5_format.encode_attribute(value)
-            for name, value in version.stamp(layout.attributes).items()
+            for name, value in version.stamp(layout.attributes, views=layout.has_views).items()
         }
         hdf5_format.dataset_properties(compression)  # a missing filter shows before the file does
         self._sink = Hdf5Sink(path.open("x+b", buffering=0))
         try:
             self._file = _create_file(self._sink)
-            self._groups = {name: _create_group(self._file, name) for name in self._ledgers}
+            self._groups = {
+                name: hdf5_format.create_group(self._file, name) for name in self._ledgers
+            }
             hdf5_format.write_attributes(self._file, attributes)
             for name, split in layout.splits.items():
-                self._create_dataset(
-                    name,
-                    "features",
-                    shape=(split.rows, *split.feature_shape),
-                    dtype=np.dtype(split.dtype).newbyteorder("<"),
-                )
+                self._create_features(self._groups[name], split)
+                if split.views:
+                    views = hdf5_format.create_group(self._groups[name], hdf5_format.VIEWS)
+                    self._create_features(views, split, views=(split.views,))
             self._raise_failure()
         except BaseException:
             self.abort()
@@ -74,12 +81,24 @@ class Hdf5Writer:
 
     def write_features(self, split: str, start: int, features: NDArray[np.generic]) -> None:
         """Write whole chunks."""
+        self._write(split, None, start, features)
+
+    def write_views(self, split: str, view: int, start: int, features: NDArray[np.generic]) -> None:
+        """Write whole chunks of one view."""
+        self._write(split, view, start, features)
+
+    def _write(
+        self, split: str, view: int | None, start: int, features: NDArray[np.generic]
+    ) -> None:
         ledger = self._ledgers[split]
-        ledger.check_features(start, features)
-        if len(features):
-            self._groups[split]["features"][start : start + len(features)] = features
+        ledger.check_features(start, features, view=view)
+        stop = start + len(features)
+        if view is None and len(features):
+            self._groups[split]["features"][start:stop] = features
+        elif len(features):
+            self._groups[split][hdf5_format.VIEW_FEATURES][view, start:stop] = features
         self._raise_failure()
-        ledger.note_features(start, start + len(features))
+        ledger.note_features(start, stop, view=view)
 
     def write_rows(
         self,
@@ -100,7 +119,14 @@ class Hdf5Writer:
             ("sha256", sha256, np.dtype("u1")),
         )
         for name, column, dtype in columns:
-            dataset = self._create_dataset(split, name, shape=column.shape, dtype=dtype)
+            row_bytes = prod(column.shape[1:]) * dtype.itemsize
+            chunk_rows = hdf5_format.column_chunk_rows(len(labels), row_bytes)
+            dataset = hdf5_format.create_dataset(
+                self._groups[split],
+                name,
+                space=hdf5_format.Space(column.shape, dtype, (chunk_rows, *column.shape[1:])),
+                compression="gzip",
+            )
             if len(labels):
                 dataset[:] = column
         self._raise_failure()
@@ -131,27 +157,16 @@ class Hdf5Writer:
         self._sink.close()
         durable.remove(self._path)
 
-    def _create_dataset(
-        self, split: str, name: str, *, shape: tuple[int, ...], dtype: Any
-    ) -> h5py.Dataset:
-        group = self._groups[split]
-        if not shape[0]:
-            # HDF5 cannot chunk nothing.
-            return group.create_dataset(name, shape=shape, dtype=dtype, track_times=False)
-        if name == "features":
-            chunk_rows, compression = min(hdf5_format.CHUNK_ROWS, shape[0]), self._compression
-        else:
-            row_bytes = prod(shape[1:]) * dtype.itemsize
-            chunk_rows = hdf5_format.column_chunk_rows(shape[0], row_bytes)
-            compression = "gzip"
-        return group.create_dataset(
-            name,
-            shape=shape,
-            dtype=dtype,
-            chunks=(chunk_rows, *shape[1:]),
-            dcpl=hdf5_format.dataset_properties(compression),
-            track_times=False,
+    def _create_features(
+        self, group: h5py.Group, split: SplitLayout, *, views: tuple[int, ...] = ()
+    ) -> None:
+        chunk_rows = min(hdf5_format.CHUNK_ROWS, split.rows)
+        space = hdf5_format.Space(
+            shape=(*views, split.rows, *split.feature_shape),
+            dtype=np.dtype(split.dtype).newbyteorder("<"),
+            chunks=(*(1 for _ in views), chunk_rows, *split.feature_shape),
         )
+        hdf5_format.create_dataset(group, "features", space=space, compression=self._compression)
 
     def _raise_failure(self) -> None:
         if self._sink.failure is not None:
@@ -169,12 +184,6 @@ def _create_file(sink: Hdf5Sink) -> h5py.File:
     return h5py.File(h5f.create(b"featurestore", h5f.ACC_EXCL, fapl=access, fcpl=creation))
 
 
-def _create_group(file: h5py.File, name: str) -> h5py.Group:
-    creation = h5p.create(h5p.GROUP_CREATE)
-    creation.set_obj_track_times(False)
-    return h5py.Group(h5g.create(file.id, name.encode(), gcpl=creation))
-
-
 def _names_in_order(file: h5py.File) -> list[str]:
     # Iterating a file gives the order of writing only in newer releases of h5py.
     names: list[bytes] = []
@@ -190,6 +199,8 @@ class Hdf5Split:
         self._name = name
         self._group = group
         self._features = group["features"]
+        self._views = group[hdf5_format.VIEW_FEATURES] if hdf5_format.VIEWS in group else None
+        self._view_count = 0 if self._views is None else int(self._views.shape[0])
         self._rows = int(self._features.shape[0])
         self._feature_shape = tuple(self._features.shape[1:])
         self._dtype: np.dtype[np.generic] = self._features.dtype.newbyteorder("=")
@@ -217,16 +228,18 @@ class Hdf5Split:
 
     def read(self, start: int, stop: int) -> NDArray[np.generic]:
         """Return features of rows `start` to `stop`."""
-        if not 0 <= start <= stop <= self.rows:
-            raise ValueError(f"rows {start} to {stop} are not within the {self.rows} of the split")
-        self._require_open()
-        out = np.empty((stop - start, *self.feature_shape), self.dtype)
-        if stop > start:
-            try:
-                self._features.read_direct(out, np.s_[start:stop])
-            except _DAMAGE as error:
-                raise self._damaged("features", self._damaged_rows(start, stop), error) from error
-        return out
+        return self._read_rows(None, start, stop)
+
+    @property
+    def views(self) -> int:
+        """Versions of every row beside the row itself."""
+        return self._view_count
+
+    def read_view(self, view: int, start: int, stop: int) -> NDArray[np.generic]:
+        """Return one view of rows `start` to `stop`."""
+        if not 0 <= view < self.views:
+            raise ValueError(f"view {view} is not one of the {self.views} of the split")
+        return self._read_rows(view, start, stop)
 
     def labels(self) -> NDArray[np.int64]:
         """Return the labels (rows,)."""
@@ -245,8 +258,10 @@ class Hdf5Split:
 
     def storage(self) -> tuple[int, int]:
         """Return the size of the features in bytes, before and after compression."""
-        logical = self.rows * prod(self.feature_shape) * self.dtype.itemsize
-        return logical, int(self._features.id.get_storage_size()) if self.rows else 0
+        datasets = [each for each in (self._features, self._views) if each is not None]
+        logical = sum(prod(each.shape) for each in datasets) * self.dtype.itemsize
+        stored = sum(int(each.id.get_storage_size()) for each in datasets)
+        return logical, stored if self.rows else 0
 
     def _check(self) -> None:
         features, rows = self._features, self._rows
@@ -260,10 +275,16 @@ class Hdf5Split:
         for name, shape in shapes.items():
             if self._group[name].shape != shape:
                 raise ValueError(f"{name} of split {self._name} are {self._group[name].shape}")
+        if self._views is not None and (
+            self._views.dtype != features.dtype or self._views.shape[1:] != features.shape
+        ):
+            raise ValueError(
+                f"views of split {self._name} are {self._views.dtype} {self._views.shape}"
+            )
         # A chunk that is not there would read as zeros.
-        for name in ("features", *shapes):
+        for name in ("features", *shapes, *([hdf5_format.VIEW_FEATURES] if self.views else [])):
             dataset = self._group[name]
-            if rows and dataset.id.get_num_chunks() != -(-rows // dataset.chunks[0]):
+            if rows and dataset.id.get_num_chunks() != hdf5_format.chunk_count(dataset):
                 raise ValueError(f"{name} of split {self._name} lack chunks")
         if rows and hdf5_format.ZSTD_FILTER in hdf5_format.filters(features):
             hdf5_format.require_zstd()
@@ -280,15 +301,31 @@ class Hdf5Split:
         except _DAMAGE as error:
             raise self._damaged(name, range(self.rows), error) from error
 
-    def _damaged_rows(self, start: int, stop: int) -> range:
-        first, last = start // self.chunk_rows, -(-stop // self.chunk_rows)
+    def _read_rows(self, view: int | None, start: int, stop: int) -> NDArray[np.generic]:
+        if not 0 <= start <= stop <= self.rows:
+            raise ValueError(f"rows {start} to {stop} are not within the {self.rows} of the split")
+        self._require_open()
+        out = np.empty((stop - start, *self.feature_shape), self.dtype)
+        if stop > start:
+            dataset: Any = self._features if view is None else self._views
+            at = () if view is None else (view,)
+            try:
+                dataset.read_direct(out, (*at, slice(start, stop)))
+            except _DAMAGE as error:
+                rows = self._damaged_rows(dataset, at, range(start, stop))
+                name = "features" if view is None else f"view {view}"
+                raise self._damaged(name, rows, error) from error
+        return out
+
+    def _damaged_rows(self, dataset: h5py.Dataset, at: tuple[int, ...], wanted: range) -> range:
+        first, last = wanted.start // self.chunk_rows, -(-wanted.stop // self.chunk_rows)
         for chunk in range(first, last):
             rows = range(self.rows)[chunk * self.chunk_rows : (chunk + 1) * self.chunk_rows]
             try:
-                self._features[rows.start : rows.stop]
+                dataset[(*at, slice(rows.start, rows.stop))]
             except _DAMAGE:
                 return rows
-        return range(start, stop)
+        return wanted
 
     def _damaged(self, array: str, rows: range, reason: object) -> IntegrityError:
         return version.damaged_rows(

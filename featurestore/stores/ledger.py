@@ -28,11 +28,18 @@ class SplitLedger:
         self.split = split
         self.layout = layout
         self.block_rows = block_rows
-        self._written = np.zeros(-(-layout.rows // block_rows), dtype=bool)
+        # A line for the features, then one for each view.
+        self._written = np.zeros((1 + layout.views, -(-layout.rows // block_rows)), dtype=bool)
         self._rows_written = False
 
-    def check_features(self, start: int, features: NDArray[np.generic]) -> None:
-        """Raise ValueError unless these features may be written at `start`, now."""
+    def check_features(
+        self, start: int, features: NDArray[np.generic], *, view: int | None = None
+    ) -> None:
+        """Raise ValueError unless these features, or this view of them, may be written now."""
+        if view is not None and not 0 <= view < self.layout.views:
+            raise ValueError(
+                f"split {self.split} has {self.layout.views} views, none of them {view}"
+            )
         stop = start + len(features)
         expected = (len(features), *self.layout.feature_shape)
         if features.dtype != np.dtype(self.layout.dtype) or features.shape != expected:
@@ -46,12 +53,15 @@ class SplitLedger:
                 f"rows {start} to {stop} of split {self.split} ({self.layout.rows} rows) "
                 f"are not whole blocks of {self.block_rows}"
             )
-        if self._written[self._blocks(start, stop)].any():
-            raise ValueError(f"rows {start} to {stop} of split {self.split} are written already")
+        if self._written[_line(view), self._blocks(start, stop)].any():
+            what = "" if view is None else f"view {view} of "
+            raise ValueError(
+                f"{what}rows {start} to {stop} of split {self.split} are written already"
+            )
 
-    def note_features(self, start: int, stop: int) -> None:
-        """Record that these rows' features are written."""
-        self._written[self._blocks(start, stop)] = True
+    def note_features(self, start: int, stop: int, *, view: int | None = None) -> None:
+        """Record that these rows' features, or this view of them, are written."""
+        self._written[_line(view), self._blocks(start, stop)] = True
 
     def check_rows(
         self, *, labels: NDArray[np.int64], sample_ids: Sequence[str], sha256: NDArray[np.uint8]
@@ -80,13 +90,15 @@ class SplitLedger:
 
     def require_complete(self, path: Path) -> None:
         """Raise IntegrityError if anything of the split was never written."""
-        absent = np.flatnonzero(~self._written)
+        absent = np.argwhere(~self._written)
         if absent.size:
-            start = int(absent[0]) * self.block_rows
+            line, block = absent[0].tolist()
+            what = f"view {line - 1}" if line else "features"
+            start = block * self.block_rows
             stop = min(start + self.block_rows, self.layout.rows)
             raise IntegrityError(
-                f"store {path}: features of split {self.split}, rows {start} to {stop - 1}, "
-                f"were never written ({absent.size} of {self._written.size} blocks missing)"
+                f"store {path}: {what} of split {self.split}, rows {start} to {stop - 1}, "
+                f"were never written ({len(absent)} of {self._written.size} blocks missing)"
             )
         if not self._rows_written:
             raise IntegrityError(
@@ -95,3 +107,7 @@ class SplitLedger:
 
     def _blocks(self, start: int, stop: int) -> slice:
         return slice(start // self.block_rows, -(-stop // self.block_rows))
+
+
+def _line(view: int | None) -> int:
+    return 0 if view is None else 1 + view

@@ -7,20 +7,40 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from featurestore.errors import Conflict, IntegrityError
-from featurestore.stores import contract
+
+NEWEST_VERSION = 2
+"""Newest version of stores, and of their records, that this installation reads and writes.
+
+`docs/format.md` describes both file formats in every version.
+"""
 
 CHECKSUM = "metadata_sha256"
 """Attribute with which a store guards its own metadata. Every format version keeps it."""
 
 
-def stamp(attributes: Mapping[str, object]) -> dict[str, object]:
+def version_for(*, views: bool) -> int:
+    """Return the version that a store, or its record, is written in: the oldest that can tell all.
+
+    So a feature set without views has the bytes that it had before there were views, and older
+    installations go on reading it.
+    """
+    return 2 if views else 1
+
+
+def stamp(attributes: Mapping[str, object], *, views: bool) -> dict[str, object]:
     """Return a JSON copy of `attributes` that says which format version it is written in.
+
+    Parameters
+    ----------
+    views
+        Whether any split has them.
 
     Raises
     ------
     ValueError
         A value JSON cannot hold, or a name or version that is not the caller's to choose.
     """
+    version = version_for(views=views)
     if CHECKSUM in attributes:
         raise ValueError(f"attribute {CHECKSUM!r} is the store's own")
     text = json.dumps(dict(attributes), allow_nan=False, ensure_ascii=False)
@@ -28,11 +48,9 @@ def stamp(attributes: Mapping[str, object]) -> dict[str, object]:
     section = stamped.setdefault("featurestore", {})
     if not isinstance(section, dict):
         raise ValueError("attribute 'featurestore' must be a JSON object")
-    claimed = section.setdefault("format_version", contract.FORMAT_VERSION)
-    if claimed != contract.FORMAT_VERSION:
-        raise ValueError(
-            f"this writer writes format {contract.FORMAT_VERSION}, the attributes say {claimed}"
-        )
+    claimed = section.setdefault("format_version", version)
+    if claimed != version:
+        raise ValueError(f"this writer writes format {version}, the attributes say {claimed}")
     return stamped
 
 
@@ -50,10 +68,10 @@ def refuse_newer(attributes: Mapping[str, object], *, path: Path) -> None:
     version = section.get("format_version") if isinstance(section, dict) else None
     if not isinstance(version, int):
         raise unreadable(path, "its attributes carry no format version")
-    if version > contract.FORMAT_VERSION:
+    if version > NEWEST_VERSION:
         raise Conflict(
             f"store {path} has format version {version}; "
-            f"this installation reads up to {contract.FORMAT_VERSION}",
+            f"this installation reads up to {NEWEST_VERSION}",
             next_step="pip install --upgrade featurestore",
         )
 

@@ -15,7 +15,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import google_crc32c
@@ -28,6 +28,10 @@ from featurestore.stores.version import CHECKSUM
 
 CHUNK_ROWS = 64
 SHARD_ROWS = 1024
+VIEWS = "views"
+VIEW_FEATURES = f"{VIEWS}/features"
+"""Paths, within a split's group, of a group and of the features of all views in it."""
+
 SHARD_ABOVE = 100_000
 """Splits of more rows than this are sharded; up to it every chunk is a file of its own."""
 COLUMN_CHUNK_ROWS = 16_384
@@ -55,13 +59,16 @@ class ArrayFormat:
     Parameters
     ----------
     shape
-        Rows first; only that axis is cut.
+        Rows first, or views and then rows; only these axes are cut.
     data_type
         Name in the Zarr specification; "string" is encoded with vlen-utf8.
     chunk_rows
         Rows per chunk; the last chunk is padded with the fill value.
     shard_rows
         Rows per file, a multiple of `chunk_rows`; equal to it where there are no shards.
+    has_views
+        Whether the first axis is that of views. A chunk or shard then holds rows of one view, and
+        chunks are numbered through all views: those of view 0 first.
     """
 
     shape: tuple[int, ...]
@@ -69,11 +76,22 @@ class ArrayFormat:
     chunk_rows: int
     shard_rows: int
     dimension_names: tuple[str, ...]
+    has_views: bool = False
 
     @property
     def rows(self) -> int:
-        """Rows in the array."""
-        return self.shape[0]
+        """Rows in the array, in each of its views."""
+        return self.shape[1] if self.has_views else self.shape[0]
+
+    @property
+    def views(self) -> int:
+        """Extent of the axis of views; 0 where there is none."""
+        return self.shape[0] if self.has_views else 0
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Axes of one row."""
+        return self.shape[2:] if self.has_views else self.shape[1:]
 
     @property
     def sharded(self) -> bool:
@@ -82,20 +100,38 @@ class ArrayFormat:
 
     @property
     def chunk_count(self) -> int:
-        """Chunks in the array, the last one padded."""
+        """Chunks in the array, or in each of its views, the last one padded."""
         return -(-self.rows // self.chunk_rows)
+
+    def first_chunk(self, view: int) -> int:
+        """Return the number of the chunk that a view begins with."""
+        return view * self.chunk_count
+
+    def view_of(self, chunk: int) -> int:
+        """Return the view that a chunk belongs to."""
+        return chunk // self.chunk_count
 
     def chunk_extent(self, chunk: int) -> range:
         """Return the rows of a chunk, without padding."""
-        return range(self.rows)[chunk * self.chunk_rows : (chunk + 1) * self.chunk_rows]
+        place = chunk % self.chunk_count
+        return range(self.rows)[place * self.chunk_rows : (place + 1) * self.chunk_rows]
 
     def file_of(self, chunk: int) -> str:
         """Return the name, in the array's folder, of the file that a chunk lies in."""
-        number = chunk * self.chunk_rows // self.shard_rows
-        return ".".join(["c", str(number), *["0"] * (len(self.shape) - 1)])
+        view, place = divmod(chunk, self.chunk_count)
+        cut = [str(view)] if self.has_views else []
+        cut.append(str(place * self.chunk_rows // self.shard_rows))
+        return ".".join(["c", *cut, *["0"] * len(self.row_shape)])
+
+    def slot_of(self, chunk: int) -> int:
+        """Return the place of a chunk in its shard."""
+        return chunk % self.chunk_count % (self.shard_rows // self.chunk_rows)
 
     def files(self, first_chunk: int, chunks: Sequence[bytes]) -> Iterator[tuple[str, bytes]]:
-        """Yield name and bytes of each file that consecutive whole files' chunks make up."""
+        """Yield name and bytes of each file that consecutive whole files' chunks make up.
+
+        All chunks are of one view.
+        """
         slots = self.shard_rows // self.chunk_rows
         for start in range(0, len(chunks), slots):
             group = chunks[start : start + slots]
@@ -114,7 +150,7 @@ class ArrayFormat:
             "data_type": self.data_type,
             "chunk_grid": {
                 "name": "regular",
-                "configuration": {"chunk_shape": [self.shard_rows, *self.shape[1:]]},
+                "configuration": {"chunk_shape": self._cut(self.shard_rows)},
             },
             "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
             "fill_value": fill,
@@ -124,11 +160,14 @@ class ArrayFormat:
             "storage_transformers": [],
         }
 
+    def _cut(self, rows: int) -> list[int]:
+        return [*([1] if self.has_views else []), rows, *self.row_shape]
+
     def _sharding(self, chunk_codecs: Sequence[Json]) -> Json:
         return {
             "name": "sharding_indexed",
             "configuration": {
-                "chunk_shape": [self.chunk_rows, *self.shape[1:]],
+                "chunk_shape": self._cut(self.chunk_rows),
                 "codecs": list(chunk_codecs),
                 "index_codecs": [_LITTLE_ENDIAN, _CRC32C],
                 "index_location": "end",
@@ -151,7 +190,7 @@ def _serializer(data_type: str) -> Json:
 
 
 def array_formats(layout: SplitLayout, *, shard_above: int) -> dict[str, ArrayFormat]:
-    """Return the four arrays of a split, by name.
+    """Return the arrays of a split by their path in it: four, and the views where it has any.
 
     Parameters
     ----------
@@ -163,34 +202,55 @@ def array_formats(layout: SplitLayout, *, shard_above: int) -> dict[str, ArrayFo
         len(shape), tuple(f"axis{axis + 1}" for axis in range(len(shape)))
     )
     column = min(max(rows, 1), COLUMN_CHUNK_ROWS)
-    return {
-        "features": ArrayFormat(
-            shape=(rows, *shape),
-            data_type=layout.dtype,
-            chunk_rows=CHUNK_ROWS,
-            shard_rows=SHARD_ROWS if rows > shard_above else CHUNK_ROWS,
-            dimension_names=("row", *axes),
-        ),
+    features = ArrayFormat(
+        shape=(rows, *shape),
+        data_type=layout.dtype,
+        chunk_rows=CHUNK_ROWS,
+        shard_rows=SHARD_ROWS if rows > shard_above else CHUNK_ROWS,
+        dimension_names=("row", *axes),
+    )
+    arrays = {
+        "features": features,
         "labels": ArrayFormat((rows,), "int64", column, column, ("row",)),
         "sample_ids": ArrayFormat((rows,), "string", column, column, ("row",)),
         "sha256": ArrayFormat((rows, 32), "uint8", column, column, ("row", "byte")),
     }
+    if layout.views:
+        arrays[VIEW_FEATURES] = replace(
+            features,
+            shape=(layout.views, *features.shape),
+            dimension_names=("view", *features.dimension_names),
+            has_views=True,
+        )
+    return arrays
 
 
-def parse_features(document: Mapping[str, object]) -> ArrayFormat:
-    """Return the format of a features array from its metadata document.
+def parse_split(split: str, members: Mapping[str, Json]) -> dict[str, ArrayFormat]:
+    """Return the arrays of a split, as `array_formats` does, from a store's metadata documents.
 
     Raises
     ------
     ValueError, KeyError, TypeError, AttributeError
-        The document is not one that `ArrayFormat.document` makes.
+        A document of features or views is not one that `ArrayFormat.document` makes.
     """
-    shape = tuple(int(extent) for extent in document["shape"])  # type: ignore[attr-defined]  # JSON
-    layout = SplitLayout(shape[0], shape[1:], str(document["data_type"]))
+    found = {name: members.get(f"{split}/{name}") for name in ("features", VIEW_FEATURES)}
+    features, views = found["features"], found[VIEW_FEATURES]
+    if features is None:
+        raise KeyError("it has none")
+    shape = tuple(int(extent) for extent in features["shape"])  # type: ignore[attr-defined]  # JSON
+    layout = SplitLayout(
+        shape[0],
+        shape[1:],
+        str(features["data_type"]),
+        views=int(views["shape"][0]) if views else 0,  # type: ignore[index]  # JSON
+    )
     for shard_above in (layout.rows, -1):
-        candidate = array_formats(layout, shard_above=shard_above)["features"]
-        if candidate.document() == document:
-            return candidate
+        arrays = array_formats(layout, shard_above=shard_above)
+        if all(
+            (arrays[name].document() if name in arrays else None) == document
+            for name, document in found.items()
+        ):
+            return arrays
     raise ValueError("chunks or codecs are not those of this format version")
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from featurestore.errors import IntegrityError
 from featurestore.stores import durable, version, zarr_format
-from featurestore.stores.contract import SplitLayout, StorageReport, StoreLayout, Texts
+from featurestore.stores.contract import StorageReport, StoreLayout, Texts
 from featurestore.stores.ledger import SplitLedger
 from featurestore.stores.zarr_format import ArrayFormat, ChunkError
 
@@ -40,7 +40,7 @@ class ZarrWriter:
         self, path: Path, layout: StoreLayout, *, shard_above: int = zarr_format.SHARD_ABOVE
     ) -> None:
         self._path = path
-        self._attributes = version.stamp(layout.attributes)
+        self._attributes = version.stamp(layout.attributes, views=layout.has_views)
         self._arrays = {
             name: zarr_format.array_formats(split, shard_above=shard_above)
             for name, split in layout.splits.items()
@@ -52,10 +52,8 @@ class ZarrWriter:
         self._closed = False
         durable.make_directory(path)
         try:
-            for name, arrays in self._arrays.items():
-                durable.make_directory(path / name)
-                for array in arrays:
-                    durable.make_directory(path / name / array)
+            for member in self._members():
+                durable.make_directory(path / member)
         except BaseException:
             durable.remove(path)
             raise
@@ -66,9 +64,20 @@ class ZarrWriter:
 
     def write_features(self, split: str, start: int, features: NDArray[np.generic]) -> None:
         """Write whole chunks or shards; compresses several at once on several cores."""
-        ledger, array = self._ledgers[split], self._arrays[split]["features"]
-        ledger.check_features(start, features)
-        stop = start + len(features)
+        self._write(split, None, start, features)
+
+    def write_views(self, split: str, view: int, start: int, features: NDArray[np.generic]) -> None:
+        """Write whole chunks or shards of one view, as `write_features` does."""
+        self._write(split, view, start, features)
+
+    def _write(
+        self, split: str, view: int | None, start: int, features: NDArray[np.generic]
+    ) -> None:
+        ledger = self._ledgers[split]
+        ledger.check_features(start, features, view=view)
+        name = "features" if view is None else zarr_format.VIEW_FEATURES
+        array = self._arrays[split][name]
+        first = array.first_chunk(view or 0) + start // array.chunk_rows
         cuts = range(0, len(features), array.chunk_rows)
         chunks = _parallel(
             lambda cut: zarr_format.encode_chunk(
@@ -76,9 +85,9 @@ class ZarrWriter:
             ),
             cuts,
         )
-        for file, stored in array.files(start // array.chunk_rows, chunks):
-            durable.write_new_file(self._path / split / "features" / file, stored)
-        ledger.note_features(start, stop)
+        for file, stored in array.files(first, chunks):
+            durable.write_new_file(self._path / split / name / file, stored)
+        ledger.note_features(start, start + len(features), view=view)
 
     def write_rows(
         self,
@@ -108,11 +117,7 @@ class ZarrWriter:
         """Write the metadata and sync everything, the store's own `zarr.json` last."""
         for ledger in self._ledgers.values():
             ledger.require_complete(self._path)
-        members: dict[str, zarr_format.Json] = {}
-        for name, arrays in self._arrays.items():
-            members[name] = zarr_format.group_document({})
-            for array_name, array in arrays.items():
-                members[f"{name}/{array_name}"] = array.document()
+        members = self._members()
         for member, document in members.items():
             durable.write_new_file(
                 self._path / member / zarr_format.METADATA_FILE,
@@ -131,6 +136,17 @@ class ZarrWriter:
         if not self._closed:
             durable.remove(self._path)
 
+    def _members(self) -> dict[str, zarr_format.Json]:
+        """Return the metadata of all groups and arrays by path, each group before what it holds."""
+        members: dict[str, zarr_format.Json] = {}
+        for split, arrays in self._arrays.items():
+            members[split] = zarr_format.group_document({})
+            for name, array in arrays.items():
+                if array.has_views:
+                    members[f"{split}/{zarr_format.VIEWS}"] = zarr_format.group_document({})
+                members[f"{split}/{name}"] = array.document()
+        return members
+
 
 class ZarrSplit:
     """Rows of one split of a Zarr store; see `SplitReader`.
@@ -143,7 +159,8 @@ class ZarrSplit:
         self._name = name
         self._arrays = arrays
         self._features = arrays["features"]
-        self._indices: dict[str, NDArray[np.uint64]] = {}
+        self._views = arrays.get(zarr_format.VIEW_FEATURES)
+        self._indices: dict[Path, NDArray[np.uint64]] = {}
 
     @property
     def rows(self) -> int:
@@ -153,7 +170,7 @@ class ZarrSplit:
     @property
     def feature_shape(self) -> tuple[int, ...]:
         """Axes of one row."""
-        return self._features.shape[1:]
+        return self._features.row_shape
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
@@ -167,18 +184,20 @@ class ZarrSplit:
 
     def read(self, start: int, stop: int) -> NDArray[np.generic]:
         """Return features of rows `start` to `stop`; decodes chunks on several cores."""
-        if not 0 <= start <= stop <= self.rows:
-            raise ValueError(f"rows {start} to {stop} are not within the {self.rows} of the split")
-        out = np.empty((stop - start, *self.feature_shape), self.dtype)
+        return self._read("features", start, stop)
 
-        def fill(chunk: int) -> None:
-            extent = self._features.chunk_extent(chunk)
-            low, high = max(extent.start, start), min(extent.stop, stop)
-            rows = self._decoded("features", chunk, self.dtype)
-            out[low - start : high - start] = rows[low - extent.start : high - extent.start]
+    @property
+    def views(self) -> int:
+        """Versions of every row beside the row itself."""
+        return self._views.views if self._views else 0
 
-        _parallel(fill, range(start // self.chunk_rows, -(-stop // self.chunk_rows)))
-        return out
+    def read_view(self, view: int, start: int, stop: int) -> NDArray[np.generic]:
+        """Return one view of rows `start` to `stop`; decodes chunks on several cores."""
+        if self._views is None or not 0 <= view < self.views:
+            raise ValueError(f"view {view} is not one of the {self.views} of the split")
+        return self._read(
+            zarr_format.VIEW_FEATURES, start, stop, first_chunk=self._views.first_chunk(view)
+        )
 
     def labels(self) -> NDArray[np.int64]:
         """Return the labels (rows,)."""
@@ -200,6 +219,23 @@ class ZarrSplit:
         """Return the digests of the image bytes (rows, 32)."""
         return self._column("sha256", np.dtype(np.uint8)).astype(np.uint8, copy=False)
 
+    def _read(
+        self, name: str, start: int, stop: int, *, first_chunk: int = 0
+    ) -> NDArray[np.generic]:
+        if not 0 <= start <= stop <= self.rows:
+            raise ValueError(f"rows {start} to {stop} are not within the {self.rows} of the split")
+        out = np.empty((stop - start, *self.feature_shape), self.dtype)
+
+        def fill(place: int) -> None:
+            chunk = first_chunk + place
+            extent = self._arrays[name].chunk_extent(chunk)
+            low, high = max(extent.start, start), min(extent.stop, stop)
+            rows = self._decoded(name, chunk, self.dtype)
+            out[low - start : high - start] = rows[low - extent.start : high - extent.start]
+
+        _parallel(fill, range(start // self.chunk_rows, -(-stop // self.chunk_rows)))
+        return out
+
     def _column(self, name: str, dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
         array = self._arrays[name]
         out = np.empty(array.shape, dtype)
@@ -213,7 +249,7 @@ class ZarrSplit:
         stored = self._stored(name, chunk)
         try:
             return zarr_format.decode_chunk(
-                stored, chunk_rows=array.chunk_rows, row_shape=array.shape[1:], dtype=dtype
+                stored, chunk_rows=array.chunk_rows, row_shape=array.row_shape, dtype=dtype
             )
         except ChunkError as error:
             raise self._damaged(name, chunk, str(error)) from error
@@ -225,7 +261,7 @@ class ZarrSplit:
             if not array.sharded:
                 return path.read_bytes()
             index = self._shard_index(path, slots=array.shard_rows // array.chunk_rows)
-            offset, length = (int(entry) for entry in index[chunk % len(index)])
+            offset, length = (int(entry) for entry in index[array.slot_of(chunk)])
             if offset == zarr_format.ABSENT:
                 raise ChunkError("the shard has no such chunk")
             with path.open("rb", buffering=0) as stream:
@@ -237,21 +273,22 @@ class ZarrSplit:
             raise self._damaged(name, chunk, str(error)) from error
 
     def _shard_index(self, path: Path, *, slots: int) -> NDArray[np.uint64]:
-        index = self._indices.get(path.name)
+        index = self._indices.get(path)
         if index is None:
             with path.open("rb") as stream:
                 size = stream.seek(0, os.SEEK_END)
                 stream.seek(max(0, size - zarr_format.index_bytes(slots)))
                 index = zarr_format.decode_index(stream.read(), slots=slots)
-            self._indices[path.name] = index
+            self._indices[path] = index
         return index
 
-    def _damaged(self, array: str, chunk: int, reason: str) -> IntegrityError:
+    def _damaged(self, name: str, chunk: int, reason: str) -> IntegrityError:
+        array = self._arrays[name]
         return version.damaged_rows(
             self._store,
             split=self._name,
-            array=array,
-            rows=self._arrays[array].chunk_extent(chunk),
+            array=f"view {array.view_of(chunk)}" if array.has_views else name,
+            rows=array.chunk_extent(chunk),
             reason=reason,
         )
 
@@ -278,7 +315,7 @@ class ZarrReader:
         self._splits = {
             name: self._open_split(name, members)
             for name, member in members.items()
-            if member["node_type"] == "group"
+            if member["node_type"] == "group" and "/" not in name
         }
 
     @property
@@ -305,7 +342,7 @@ class ZarrReader:
                 stored += size - os.path.getsize(os.path.join(folder, zarr_format.METADATA_FILE))
         return {
             "logical_bytes": sum(
-                split.rows * prod(split.feature_shape) * split.dtype.itemsize
+                (1 + split.views) * split.rows * prod(split.feature_shape) * split.dtype.itemsize
                 for split in self._splits.values()
             ),
             "stored_bytes": stored,
@@ -319,12 +356,10 @@ class ZarrReader:
 
     def _open_split(self, name: str, members: dict[str, zarr_format.Json]) -> ZarrSplit:
         try:
-            features = zarr_format.parse_features(members[f"{name}/features"])
+            arrays = zarr_format.parse_split(name, members)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise version.unreadable(self._path, f"features of split {name}: {error!r}") from error
-        layout = SplitLayout(features.rows, features.shape[1:], features.data_type)
-        columns = zarr_format.array_formats(layout, shard_above=layout.rows)
-        return ZarrSplit(self._path, name, {**columns, "features": features})
+        return ZarrSplit(self._path, name, arrays)
 
 
 _Result = TypeVar("_Result")

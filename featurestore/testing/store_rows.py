@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.stores import open_store
-from featurestore.stores.contract import SplitLayout, StoreLayout, StoreWriter
+from featurestore.stores.contract import SplitLayout, SplitReader, StoreLayout, StoreWriter
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,18 +21,22 @@ class SplitRows:
     labels: NDArray[np.int64]
     sample_ids: tuple[str, ...]
     sha256: NDArray[np.uint8]
+    views: NDArray[np.generic] | None = None
 
     def layout(self) -> SplitLayout:
         """Return the split's layout."""
         features = self.features
-        return SplitLayout(len(features), features.shape[1:], features.dtype.name)
+        views = 0 if self.views is None else len(self.views)
+        return SplitLayout(len(features), features.shape[1:], features.dtype.name, views=views)
 
     def __eq__(self, other: object) -> bool:
         # By bytes, so that -0.0 is not 0.0.
         return isinstance(other, SplitRows) and self._bytes() == other._bytes()
 
     def _bytes(self) -> tuple[object, ...]:
-        arrays = (self.features, self.labels, self.sha256)
+        arrays = [self.features, self.labels, self.sha256]
+        if self.views is not None:
+            arrays.append(self.views)
         return (*((each.dtype, each.shape, each.tobytes()) for each in arrays), self.sample_ids)
 
 
@@ -46,6 +50,7 @@ def sparse_rows(
     dtype: str = "float16",
     *,
     seed: int = 0,
+    views: int = 0,
 ) -> SplitRows:
     """Return made-up rows whose features are mostly zeros, as after a rectifier."""
     random = np.random.default_rng(seed)
@@ -55,7 +60,14 @@ def sparse_rows(
         labels=random.integers(0, 1000, rows),
         sample_ids=tuple(f"Kätzchen {seed}/图 {row}.jpg" for row in range(rows)),
         sha256=random.integers(0, 256, (rows, 32), dtype=np.uint8),
+        views=_sparse((views, *values.shape), dtype, seed=seed) if views else None,
     )
+
+
+def _sparse(shape: tuple[int, ...], dtype: str, *, seed: int) -> NDArray[np.generic]:
+    # From a generator of its own: a row's other columns are the same with views and without.
+    random = np.random.default_rng([seed, *shape])
+    return np.maximum(random.standard_normal(shape) - 1, 0).astype(dtype)
 
 
 def layout_of(
@@ -70,11 +82,14 @@ def layout_of(
 def write_splits(
     writer: StoreWriter, splits: Mapping[str, SplitRows], *, blocks_at_once: int = 1
 ) -> None:
-    """Write all splits front to back, and leave the writer open."""
+    """Write all splits front to back, views after features, and leave the writer open."""
     for name, rows in splits.items():
         step = writer.block_rows(name) * blocks_at_once
         for start in range(0, len(rows.features), step):
             writer.write_features(name, start, rows.features[start : start + step])
+        for view, features in enumerate(() if rows.views is None else rows.views):
+            for start in range(0, len(features), step):
+                writer.write_views(name, view, start, features[start : start + step])
         writer.write_rows(name, labels=rows.labels, sample_ids=rows.sample_ids, sha256=rows.sha256)
 
 
@@ -90,10 +105,15 @@ def read_contents(path: Path) -> Contents:
                 labels=split.labels(),
                 sample_ids=tuple(split.sample_ids().tolist()),
                 sha256=split.sha256(),
+                views=_read_views(split) if split.views else None,
             )
         return dict(reader.attributes), splits
     finally:
         reader.close()
+
+
+def _read_views(split: SplitReader) -> NDArray[np.generic]:
+    return np.stack([split.read_view(view, 0, split.rows) for view in range(split.views)])
 
 
 def file_bytes(path: Path) -> dict[str, bytes]:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from featurestore.errors import Conflict, IntegrityError
-from featurestore.stores import SUFFIXES, contract, create_store, durable, open_store
+from featurestore.stores import SUFFIXES, create_store, durable, open_store, version
 from featurestore.stores.contract import StoreLayout, StoreWriter
 from featurestore.testing.faults import count_operations, fail_operation
 from featurestore.testing.store_rows import (
@@ -65,8 +65,10 @@ class StoreConformance:
         """Return a writer of the format; override for another configuration of it."""
         return create_store(self.store_format, path, layout)
 
-    def locate_chunk(self, store: Path, split: str, chunk: int) -> tuple[Path, int, int]:
-        """Return file, offset and size of one chunk of features."""
+    def locate_chunk(
+        self, store: Path, split: str, chunk: int, *, view: int | None = None
+    ) -> tuple[Path, int, int]:
+        """Return file, offset and size of one chunk of features, or of a view of them."""
         raise NotImplementedError
 
     @pytest.fixture
@@ -76,9 +78,9 @@ class StoreConformance:
 
     @pytest.fixture
     def splits(self) -> dict[str, SplitRows]:
-        """Several blocks and an odd end, one row, and none."""
+        """Several blocks and an odd end, one row, and none; the first with views."""
         return {
-            "train": sparse_rows(150),
+            "train": sparse_rows(150, views=2),
             "validation": sparse_rows(1, seed=1),
             "test": sparse_rows(0, seed=2),
         }
@@ -141,6 +143,172 @@ class StoreConformance:
                     assert read.dtype == np.float16
                     np.testing.assert_array_equal(read, rows.features[start:stop])
 
+    # Views
+
+    @pytest.mark.parametrize("dtype", ["float16", "float32"])
+    @pytest.mark.parametrize("shape", [(7,), (2, 3, 8), (2, 5)])
+    def test_views_come_back_bit_for_bit(
+        self, path: Path, shape: tuple[int, ...], dtype: str
+    ) -> None:
+        """Each view of each row is what was written for it, of any shape and type."""
+        splits = {
+            "train": sparse_rows(150, shape, dtype, views=3),
+            "one view of one row": sparse_rows(1, shape, dtype, views=1),
+            "none": sparse_rows(0, shape, dtype, views=2),
+            "test": sparse_rows(3, shape, dtype),
+        }
+        splits = {name.replace(" ", "-"): rows for name, rows in splits.items()}
+        self.write(path, splits)
+        assert read_contents(path)[1] == splits
+        with closing(open_store(path)) as reader:
+            assert [reader.split(name).views for name in reader.splits] == [3, 1, 2, 0]
+            assert reader.split("none").read_view(1, 0, 0).shape == (0, *shape)
+
+    def test_every_slice_of_a_view_is_the_slice(self, path: Path) -> None:
+        """Reads of a view start and end anywhere, as those of features do."""
+        rows = sparse_rows(150, (5,), views=2)
+        assert rows.views is not None
+        self.write(path, {"train": rows})
+        with closing(open_store(path)) as reader:
+            split = reader.split("train")
+            edges = [0, 1, split.chunk_rows - 1, split.chunk_rows, split.chunk_rows + 1, 149, 150]
+            for start in edges:
+                for stop in (stop for stop in edges if stop >= start):
+                    for view in (0, 1):
+                        read = split.read_view(view, start, stop)
+                        assert read.dtype == np.float16
+                        np.testing.assert_array_equal(read, rows.views[view, start:stop])
+
+    @pytest.mark.parametrize(
+        ("view", "start", "stop"), [(-1, 0, 1), (2, 0, 1), (1, -1, 3), (1, 3, 2), (1, 0, 151)]
+    )
+    def test_views_outside_are_refused(self, path: Path, view: int, start: int, stop: int) -> None:
+        """A view that is not there is never another one, nor are its rows."""
+        self.write(path, {"train": sparse_rows(150, views=2), "test": sparse_rows(3)})
+        with closing(open_store(path)) as reader:
+            with pytest.raises(ValueError, match="of the split"):
+                reader.split("train").read_view(view, start, stop)
+            with pytest.raises(ValueError, match="view 0 is not one of the 0"):
+                reader.split("test").read_view(0, 0, 1)
+
+    def test_threads_read_the_same_views(self, path: Path) -> None:
+        """Reads of several views and of features from several threads do not disturb each other."""
+        rows = sparse_rows(150, views=2)
+        assert rows.views is not None
+        self.write(path, {"train": rows})
+        wanted = {0: rows.views[0], 1: rows.views[1], None: rows.features}
+        with closing(open_store(path)) as reader, ThreadPoolExecutor(4) as pool:
+            split = reader.split("train")
+            places = [(view, start) for start in range(0, 140, 10) for view in wanted] * 2
+            reads = pool.map(
+                lambda place: (
+                    split.read(place[1], place[1] + 10)
+                    if place[0] is None
+                    else split.read_view(place[0], place[1], place[1] + 10)
+                ),
+                places,
+            )
+            for (view, start), read in zip(places, reads, strict=True):
+                np.testing.assert_array_equal(read, wanted[view][start : start + 10])
+
+    def test_views_raise_the_version_and_change_nothing_else(self, tmp_path: Path) -> None:
+        """A split's own features are read the same beside views, which format 2 brought."""
+        bare, viewed = sparse_rows(70), sparse_rows(70, views=2)
+        self.write(tmp_path / "bare", {"train": bare}, {"class_names": ["cat"]})
+        self.write(tmp_path / "viewed", {"train": viewed}, {"class_names": ["cat"]})
+        for name, number in (("bare", 1), ("viewed", 2)):
+            attributes, splits = read_contents(tmp_path / name)
+            assert attributes == {
+                "class_names": ["cat"], "featurestore": {"format_version": number}
+            }  # fmt: skip
+            assert splits["train"].features.tobytes() == bare.features.tobytes()
+            assert splits["train"].sample_ids == bare.sample_ids
+
+    def test_views_are_written_in_any_order(self, path: Path) -> None:
+        """Views may come before features, and the last view and block first."""
+        rows = sparse_rows(150, views=2)
+        assert rows.views is not None
+        writer = self.create(path, layout_of({"train": rows}))
+        block = writer.block_rows("train")
+        for start in reversed(range(0, 150, block)):
+            for view in (1, 0):
+                writer.write_views("train", view, start, rows.views[view, start : start + block])
+        writer.write_rows(
+            "train", labels=rows.labels, sample_ids=rows.sample_ids, sha256=rows.sha256
+        )
+        for start in range(0, 150, block):
+            writer.write_features("train", start, rows.features[start : start + block])
+        writer.close()
+        assert read_contents(path)[1] == {"train": rows}
+
+    @pytest.mark.parametrize(
+        "misuse", ["between blocks", "type", "shape", "beyond", "twice", "no such view", "negative"]
+    )
+    def test_views_out_of_place_are_refused(self, path: Path, misuse: str) -> None:
+        """The rules of features hold for each view on its own."""
+        rows = sparse_rows(150, views=2)
+        writer = self.create(path, layout_of({"train": rows, "test": sparse_rows(150)}))
+        block = writer.block_rows("train")
+        whole = rows.features
+        writer.write_views("train", 1, 0, whole[:block])
+        view, start, features = {
+            "between blocks": (1, block + 1, whole[block + 1 :]),
+            "type": (1, block, whole[block:].astype(np.float32)),
+            "shape": (1, block, whole[block:, :1]),
+            "beyond": (1, block, whole),
+            "twice": (1, 0, whole),
+            "no such view": (2, 0, whole),
+            "negative": (-1, 0, whole),
+        }[misuse]
+        with pytest.raises(ValueError, match="train"):
+            writer.write_views("train", view, start, features)
+        with pytest.raises(ValueError, match="test has 0 views"):
+            writer.write_views("test", 0, 0, whole)
+        writer.write_views("train", 0, 0, whole)
+        writer.abort()
+
+    @pytest.mark.parametrize("lacking", [0, 1])
+    def test_view_never_written_is_an_error_at_close(self, path: Path, lacking: int) -> None:
+        """A view of which rows are missing is named, and there is no store."""
+        rows = sparse_rows(150, views=2)
+        assert rows.views is not None
+        writer = self.create(path, layout_of({"train": rows}))
+        writer.write_features("train", 0, rows.features)
+        writer.write_rows(
+            "train", labels=rows.labels, sample_ids=rows.sample_ids, sha256=rows.sha256
+        )
+        writer.write_views("train", 1 - lacking, 0, rows.views[1 - lacking])
+        with pytest.raises(IntegrityError, match=rf"view {lacking} of split train, rows 0 to"):
+            writer.close()
+        with pytest.raises(IntegrityError, match="never finished"):
+            open_store(path)
+        writer.abort()
+
+    def test_flipped_bit_in_a_view_names_the_view_and_rows(self, path: Path) -> None:
+        """Damage of a view's chunk is told with store, split, view and rows; others still read."""
+        rows = sparse_rows(150, views=3)
+        assert rows.views is not None
+        self.write(path, {"train": rows})
+        with closing(open_store(path)) as reader:
+            chunk_rows = reader.split("train").chunk_rows
+        file, offset, size = self.locate_chunk(path, "train", 1, view=2)
+        for place in np.linspace(offset, offset + size - 1, 9).astype(int):
+            with (
+                _flipped(file, int(place), bit=int(place) % 8),
+                closing(open_store(path)) as reader,
+            ):
+                split = reader.split("train")
+                with pytest.raises(IntegrityError) as caught:
+                    split.read_view(2, 0, 150)
+                extent = f"rows {chunk_rows} to {2 * chunk_rows - 1} of view 2"
+                for text in (path.name, "split train", extent):
+                    assert text in str(caught.value)
+                np.testing.assert_array_equal(split.read_view(1, 0, 150), rows.views[1])
+                np.testing.assert_array_equal(
+                    split.read_view(2, 0, chunk_rows), rows.views[2, :chunk_rows]
+                )
+                np.testing.assert_array_equal(split.read(0, 150), rows.features)
+
     @pytest.mark.parametrize(("start", "stop"), [(-1, 3), (3, 2), (0, 151)])
     def test_slices_outside_are_refused(self, path: Path, start: int, stop: int) -> None:
         """Unlike a list, a split never returns fewer rows than asked for."""
@@ -165,7 +333,7 @@ class StoreConformance:
     def test_attributes_come_back(self, path: Path) -> None:
         """Any JSON comes back as it was, with the format version added."""
         self.write(path, {"train": sparse_rows(1)}, ATTRIBUTES)
-        version = {"featurestore": {"format_version": contract.FORMAT_VERSION}}
+        version = {"featurestore": {"format_version": 1}}
         assert read_contents(path)[0] == {**ATTRIBUTES, **version}
 
     def test_storage_adds_up(self, path: Path, splits: dict[str, SplitRows]) -> None:
@@ -173,7 +341,10 @@ class StoreConformance:
         self.write(path, splits)
         with closing(open_store(path)) as reader:
             storage = reader.storage()
-        assert storage["logical_bytes"] == sum(rows.features.nbytes for rows in splits.values())
+        assert storage["logical_bytes"] == sum(
+            rows.features.nbytes + (0 if rows.views is None else rows.views.nbytes)
+            for rows in splits.values()
+        )
         assert storage["file_bytes"] == sum(map(len, file_bytes(path).values()))
         assert 0 < storage["stored_bytes"] < storage["file_bytes"]
 
@@ -274,10 +445,10 @@ class StoreConformance:
         self, path: Path, splits: dict[str, SplitRows], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A store of a later format says which version it has and how to upgrade."""
+        newer = version.NEWEST_VERSION + 1
         with monkeypatch.context() as later:
-            later.setattr(contract, "FORMAT_VERSION", contract.FORMAT_VERSION + 1)
+            later.setattr(version, "version_for", lambda *, views: newer)
             self.write(path, splits)
-        newer = contract.FORMAT_VERSION + 1
         with pytest.raises(Conflict, match=rf"version {newer}(.|\n)*upgrade"):
             open_store(path)
 
@@ -286,7 +457,7 @@ class StoreConformance:
     ) -> None:
         """A store outlives the format it was written in."""
         self.write(path, splits)
-        monkeypatch.setattr(contract, "FORMAT_VERSION", contract.FORMAT_VERSION + 1)
+        monkeypatch.setattr(version, "NEWEST_VERSION", version.NEWEST_VERSION + 1)
         assert read_contents(path)[1] == splits
 
     # Writers
@@ -351,7 +522,7 @@ class StoreConformance:
 
     def test_every_failing_operation_is_an_os_error(self, tmp_path: Path) -> None:
         """Whichever operation the disk refuses: its own error, no store, and a clean retry."""
-        splits = {"train": sparse_rows(70), "test": sparse_rows(0)}
+        splits = {"train": sparse_rows(70, views=2), "test": sparse_rows(0)}
         whole = tmp_path / "whole"
         total = count_operations(lambda: self.write(whole, splits))
         assert total > 5

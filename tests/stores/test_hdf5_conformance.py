@@ -9,9 +9,13 @@ from featurestore.testing.stores import StoreConformance
 class TestHdf5(StoreConformance):
     store_format = "hdf5"
 
-    def locate_chunk(self, store, split, chunk):
+    def locate_chunk(self, store, split, chunk, *, view=None):
         with h5py.File(store) as file:
-            info = file[split]["features"].id.get_chunk_info(chunk)
+            if view is None:
+                info = file[split]["features"].id.get_chunk_info(chunk)
+            else:
+                place = (view, 16 * chunk, 0, 0, 0)
+                info = file[split]["views/features"].id.get_chunk_info_by_coord(place)
             return store, info.byte_offset, info.size
 
 
