@@ -1,4 +1,4 @@
-"""Compiled passes of the dense head over rows: training steps, and scoring.
+"""Compiled passes of a network over rows: training steps, and scoring.
 
 One step is compiled once, for one number of rows, and run over pieces of rows as they are stored;
 where rows come from is not its business. A piece is cut into steps in the graph: a call from Python
@@ -60,15 +60,16 @@ class Training:
                 losses, hits = losses_and_hits(labels, model(X, training=True))
                 counted = mask if weights is None else mask * tf.gather(weights, labels)
                 total = tf.reduce_sum(losses * counted)
-                mean = total / tf.reduce_sum(mask)
-            gradients = tape.gradient(mean, model.trainable_variables)
+                # The loss itself, unless the optimizer keeps small gradients from float16's zero.
+                minimised = optimizer.scale_loss(total / tf.reduce_sum(mask))
+            gradients = tape.gradient(minimised, model.trainable_variables)
             optimizer.apply(gradients, model.trainable_variables)
             return total, tf.reduce_sum(hits * mask)
 
         self._source = source
         piece_steps = _PIECE_BYTES // (4 * source.row_values * batch_rows)
         self._piece_rows = max(1, piece_steps) * batch_rows
-        self._pass = _pass_over(source, step, batch_rows)
+        self._pass = _pass_over(source, step, batch_rows, xla=_gains_by_xla(model))
 
     def epoch(self, shuffles: np.random.Generator, *, epoch: int) -> tuple[float, float]:
         """Train on every row once; return mean loss and accuracy while the weights moved.
@@ -88,7 +89,7 @@ class Scoring:
 
         self._source = source
         self._step_rows = min(block_rows(source.row_values), len(source))
-        self._pass = _pass_over(source, step, self._step_rows)
+        self._pass = _pass_over(source, step, self._step_rows, xla=_gains_by_xla(model))
 
     def __call__(self) -> tuple[float, float]:
         """Return loss and accuracy under the model's present weights."""
@@ -96,20 +97,25 @@ class Scoring:
 
 
 def _pass_over(
-    source: RowSource, step: _Step, step_rows: int
+    source: RowSource, step: _Step, step_rows: int, *, xla: bool
 ) -> Callable[[Iterable[Piece]], tuple[float, float]]:
     """Return a function that runs `step` over pieces of rows: mean loss and hits come back.
 
     Every step has the same shape, and so one compiled program, whose numbers are the same wherever
-    the rows come from: where a step has fewer rows it is filled up with zeros at weight 0.
+    the rows come from: where a step has fewer rows it is filled up with zeros at weight 0. Without
+    XLA, which needs fixed shapes, the step does not see them: they would be part of the batch that
+    a batch normalisation takes its statistics of.
     """
 
     def cast_and_step(
         features: tf.Tensor, labels: tf.Tensor, mask: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
+        if not xla:
+            rows = tf.cast(tf.reduce_sum(mask), tf.int32)
+            features, labels, mask = features[:rows], labels[:rows], mask[:rows]
         return step(tf.cast(features, tf.float32), labels, mask)
 
-    compiled = tf.function(cast_and_step, jit_compile=_supports_xla())
+    compiled = tf.function(cast_and_step, jit_compile=xla)
     shape = (None, step_rows)
 
     @tf.function(  # type: ignore[untyped-decorator]
@@ -149,7 +155,10 @@ def _in_steps(features: np.ndarray, labels: np.ndarray, step_rows: int) -> Itera
         yield tf.constant(whole.reshape(-1, step_rows, *column.shape[1:]))
 
 
-def _supports_xla() -> bool:
+def _gains_by_xla(model: Any) -> bool:
+    # XLA's convolutions are much slower than oneDNN's on a processor.
+    if any(len(weight.shape) > 2 for weight in model.weights):
+        return False
     # Keras's own rule (keras.src.trainers.trainer.model_supports_jit): no XLA on Apple's GPUs.
     apple = platform.system() == "Darwin" and "arm" in platform.processor().lower()
     return not (apple and tf.config.list_physical_devices("GPU"))
