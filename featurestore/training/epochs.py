@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 
-from featurestore.errors import InvalidInput
-from featurestore.training.contract import FitOptions, Rows
+from featurestore.errors import Conflict, InvalidInput
+from featurestore.training.contract import Checkpoint, FitOptions, Rows
 from featurestore.training.dense_steps import Scoring, Training
 
 
@@ -59,26 +60,18 @@ def run_epochs(
     InvalidInput
         A loss became infinite or not a number.
     """
-    stopping = None if plan.patience is None else _Stopping(plan.patience)
-    history: dict[str, list[float]] = {}
-    for epoch in range(1, plan.epochs + 1):
+    fit = _Fit(training, shuffles, plan)
+    resumed = fit.restore(options)
+    for epoch in range(fit.epoch + 1, plan.epochs + 1):
+        if fit.ended:
+            break
         results = {"train": training.epoch(shuffles, epoch=epoch)}
         if scoring is not None:
             results["validation"] = scoring()
-        _record(history, results, epoch, plan)
-        if options.progress is not None:
-            numbers = {name: curve[-1] for name, curve in history.items()}
-            options.progress(epoch, plan.epochs, numbers)
-        if stopping is not None and stopping.ends(training, history["validation_loss"]):
-            break
-    if stopping is None:
-        return Fitted(history=history)
-    training.model.set_weights(stopping.weights)
-    return Fitted(
-        history=history,
-        chosen={"epoch": stopping.epoch},
-        notes=stopping.notes(len(history["train_loss"]), plan.epochs),
-    )
+        fit.record(results, options)
+        if options.checkpoints is not None:
+            options.checkpoints.save(fit.checkpoint())
+    return fit.fitted(resumed)
 
 
 def check_stopping(head: str, patience: int | None, validation: Rows | None) -> None:
@@ -96,21 +89,124 @@ def check_stopping(head: str, patience: int | None, validation: Rows | None) -> 
         )
 
 
-def _record(
-    history: dict[str, list[float]],
-    results: Mapping[str, tuple[float, float]],
-    epoch: int,
-    plan: EpochPlan,
-) -> None:
-    for split, (loss, accuracy) in results.items():
-        if not np.isfinite(loss):
-            raise InvalidInput(
-                f"head {plan.head}: the {split} loss is {loss} after epoch {epoch} "
-                f"at learning rate {plan.learning_rate}",
-                next_step="lower --learning-rate",
+class _Fit:
+    """What a fit has come to after some epochs: all that a checkpoint holds.
+
+    `epoch` is how many there were; `ended` says whether early stopping allows no more.
+    """
+
+    def __init__(self, training: Training, shuffles: np.random.Generator, plan: EpochPlan) -> None:
+        self._training = training
+        self._shuffles = shuffles
+        self._plan = plan
+        self._stopping = None if plan.patience is None else _Stopping(plan.patience)
+        self._history: dict[str, list[float]] = {}
+        self.epoch = 0
+
+    @property
+    def ended(self) -> bool:
+        return self._stopping is not None and self._stopping.ends(self.epoch)
+
+    def record(self, results: Mapping[str, tuple[float, float]], options: FitOptions) -> None:
+        """Note what an epoch has brought, and tell the progress."""
+        self.epoch += 1
+        for split, (loss, accuracy) in results.items():
+            if not np.isfinite(loss):
+                raise InvalidInput(
+                    f"head {self._plan.head}: the {split} loss is {loss} after epoch {self.epoch} "
+                    f"at learning rate {self._plan.learning_rate}",
+                    next_step="lower --learning-rate",
+                )
+            self._history.setdefault(f"{split}_loss", []).append(loss)
+            self._history.setdefault(f"{split}_accuracy", []).append(accuracy)
+        self._tell(self.epoch, options)
+        if self._stopping is not None:
+            self._stopping.note(self._training.model, self._history["validation_loss"])
+
+    def checkpoint(self) -> Checkpoint:
+        """Return everything that the epochs to come depend on."""
+        arrays = {
+            f"{kind} {number}": variable.numpy()
+            for kind, variables in self._variables().items()
+            for number, variable in enumerate(variables)
+        }
+        if self._stopping is not None:
+            best = enumerate(self._stopping.weights)
+            arrays |= {f"best {number}": weights for number, weights in best}
+        return Checkpoint(
+            epoch=self.epoch,
+            arrays=arrays,
+            state={
+                "history": self._history,
+                "shuffles": self._shuffles.bit_generator.state,
+                "best_epoch": 0 if self._stopping is None else self._stopping.epoch,
+            },
+        )
+
+    def restore(self, options: FitOptions) -> int:
+        """Take up the latest checkpoint, if there is one; return after which epoch it was made.
+
+        The progress is told of the epochs before, as if they had just passed.
+        """
+        found = None if options.checkpoints is None else options.checkpoints.latest()
+        if found is None:
+            return 0
+        for kind, variables in self._variables().items():
+            _assign(variables, _numbered(found, kind))
+        state = cast(dict[str, Any], found.state)
+        self._history = state["history"]
+        self._shuffles.bit_generator.state = state["shuffles"]
+        if self._stopping is not None:
+            self._stopping.epoch = state["best_epoch"]
+            self._stopping.weights = _numbered(found, "best")
+        self.epoch = found.epoch
+        for epoch in range(1, self.epoch + 1):
+            self._tell(epoch, options)
+        return self.epoch
+
+    def fitted(self, resumed: int) -> Fitted:
+        """Return the outcome; with early stopping the model gets the weights of the best epoch."""
+        notes: tuple[str, ...] = ()
+        chosen: dict[str, object] = {}
+        if self._stopping is not None:
+            self._training.model.set_weights(self._stopping.weights)
+            chosen = {"epoch": self._stopping.epoch}
+            notes = self._stopping.notes(self.epoch, self._plan.epochs)
+        if resumed:
+            notes += (
+                f"went on after epoch {resumed} of {self._plan.epochs}, where an earlier process "
+                "was stopped: the seconds are those of the epochs since",
             )
-        history.setdefault(f"{split}_loss", []).append(loss)
-        history.setdefault(f"{split}_accuracy", []).append(accuracy)
+        return Fitted(history=self._history, chosen=chosen, notes=notes)
+
+    def _variables(self) -> dict[str, Sequence[Any]]:
+        # Those of the model are its weights and the state of its random generators.
+        return {
+            "model": self._training.model.variables,
+            "optimizer": self._training.optimizer.variables,
+        }
+
+    def _tell(self, epoch: int, options: FitOptions) -> None:
+        if options.progress is not None:
+            numbers = {name: curve[epoch - 1] for name, curve in self._history.items()}
+            options.progress(epoch, self._plan.epochs, numbers)
+
+
+def _numbered(checkpoint: Checkpoint, kind: str) -> list[np.ndarray]:
+    count = sum(name.partition(" ")[0] == kind for name in checkpoint.arrays)
+    return [checkpoint.arrays[f"{kind} {number}"] for number in range(count)]
+
+
+def _assign(variables: Sequence[Any], arrays: Sequence[np.ndarray]) -> None:
+    expected = [tuple(variable.shape) for variable in variables]
+    if expected != [array.shape for array in arrays]:
+        raise Conflict(
+            f"checkpoint: expected arrays of {expected[:8]}, "
+            f"found {[array.shape for array in arrays[:8]]}",
+            next_step="begin anew with --restart",
+        )
+    for variable, array in zip(variables, arrays, strict=True):
+        variable.assign(array)
 
 
 class _Stopping:
@@ -121,11 +217,14 @@ class _Stopping:
         self.epoch = 0
         self.weights: list[np.ndarray] = []
 
-    def ends(self, training: Training, losses: list[float]) -> bool:
-        """Note the weights of an epoch whose loss is the lowest; say whether to stop."""
+    def note(self, model: Any, losses: list[float]) -> None:
+        """Keep the weights of an epoch whose loss is the lowest."""
         if not self.epoch or losses[-1] < losses[self.epoch - 1]:
-            self.epoch, self.weights = len(losses), training.model.get_weights()
-        return len(losses) - self.epoch >= self._patience
+            self.epoch, self.weights = len(losses), model.get_weights()
+
+    def ends(self, epochs: int) -> bool:
+        """Whether the lowest loss is too long ago."""
+        return epochs - self.epoch >= self._patience
 
     def notes(self, ended: int, epochs: int) -> tuple[str, ...]:
         """Return a note where the weights are not those of the last epoch asked for."""

@@ -27,6 +27,7 @@ from featurestore.manifest import SPLITS
 from featurestore.pixels import PixelStream
 from featurestore.recipe import Recipe
 from featurestore.source_images import SourceImageMissing, SourceImages
+from featurestore.training.checkpoints import Resumption
 from featurestore.training.contract import SampleRows
 from featurestore.training.pools import Pool
 
@@ -51,6 +52,8 @@ class StreamOptions:
         Builds the network instead of `network_of`.
     watch
         Told after each batch how many images of a pass over them have gone through the network.
+    resumption
+        What becomes of the checkpoints of an earlier process that was killed.
     """
 
     augmentation: Augmentation | None = None
@@ -60,6 +63,7 @@ class StreamOptions:
     batch_size: int | None = None
     network: Callable[[Recipe], EmbedsBatches] | None = None
     watch: Callable[[int], None] | None = None
+    resumption: Resumption = dataclasses.field(default_factory=Resumption)
 
 
 class HashedRows(SampleRows, Protocol):

@@ -1,0 +1,213 @@
+"""Checkpoints of trainings that take long enough to be killed.
+
+    <cache>/runs/.unfinished/<key>/
+        training.json               what is being trained, for people
+        epoch-000007.checkpoint     SHA-256 in hexadecimal, a line break, an npz without pickle
+    <cache>/runs/.unfinished/<key>.lock
+
+The key is the fingerprint of everything that decides the fit, so the same command finds what an
+earlier one has left, and another finds nothing. A file is written under a temporary name, synced
+and renamed; the one before goes when it is there. When the run is written all of it goes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import io
+import json
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featurestore.catalogue import RUNS
+from featurestore.digests import fingerprint, sha256_hex
+from featurestore.errors import Conflict
+from featurestore.locks import hold, is_held
+from featurestore.stores import durable
+from featurestore.training.contract import Checkpoint
+
+UNFINISHED = ".unfinished"
+_VERSION = 1
+_SUFFIX = ".checkpoint"
+_DIGEST = 64
+_STATE = "state"
+_ARRAY = "array "  # before the name of an array, so that none is called as the state is
+_LIBRARIES = ("tensorflow", "keras", "numpy")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Resumption:
+    """What a training does with the checkpoints of an earlier one that was killed.
+
+    Parameters
+    ----------
+    restart
+        Remove them and begin anew.
+    resumed
+        Told after which epoch it goes on.
+    """
+
+    restart: bool = False
+    resumed: Callable[[int], None] | None = None
+
+
+class CheckpointFolder:
+    """The checkpoints of one fit: `Checkpoints`. One writer at a time."""
+
+    def __init__(self, path: Path, *, resumed: Callable[[int], None] | None = None) -> None:
+        self.path = path
+        self._resumed = resumed
+
+    def latest(self) -> Checkpoint | None:
+        """Return the last one that is whole; a torn or damaged one counts as none."""
+        for path in sorted(self.path.glob(f"epoch-*{_SUFFIX}"), reverse=True):
+            try:
+                checkpoint = _parsed(path.read_bytes())
+            except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+                continue
+            if self._resumed is not None:
+                self._resumed(checkpoint.epoch)
+            return checkpoint
+        return None
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write one, durably, and then remove those before it.
+
+        Raises
+        ------
+        OSError
+            It cannot be written; the one before stays.
+        """
+        new = self.path / f"epoch-{checkpoint.epoch:06}{_SUFFIX}"
+        content = _serialised(checkpoint)
+        durable.replace_file(new, sha256_hex(content).encode() + b"\n", content)
+        for path in self.path.iterdir():
+            if path != new and (
+                path.suffix == _SUFFIX or path.name.startswith(durable.TEMPORARY_PREFIX)
+            ):
+                path.unlink(missing_ok=True)
+
+
+@contextmanager
+def checkpoints_of(
+    training: Mapping[str, object], *, cache: Path, resumption: Resumption
+) -> Iterator[CheckpointFolder]:
+    """Give the checkpoints of a training while it goes on; they go when the block ends well.
+
+    Parameters
+    ----------
+    training
+        JSON values: all that decides the fit, and nothing that does not (workers, memory, paths).
+        The versions of the libraries are added.
+
+    Raises
+    ------
+    Conflict
+        Another process is at the same training.
+    OSError
+        The folder cannot be written.
+    """
+    versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    facts = {**training, "versions": versions, "checkpoint_version": _VERSION}
+    # Numbers as JSON writes them: a fingerprint takes no floats.
+    key = fingerprint(json.dumps(facts, sort_keys=True))[:32]
+    folder = cache / RUNS / UNFINISHED / key
+    lock = folder.with_suffix(".lock")
+    with _held(lock):
+        if resumption.restart:
+            durable.remove(folder)
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            for parent in (folder.parent, folder.parent.parent, cache):
+                durable.sync_directory(parent)
+        durable.replace_file(
+            folder / "training.json", json.dumps(facts, indent=1, sort_keys=True).encode()
+        )
+        yield CheckpointFolder(folder, resumed=resumption.resumed)
+        durable.remove(folder)
+        # Whoever waits for it at this moment begins the training anew: work, and no wrong number.
+        lock.unlink(missing_ok=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Unfinished:
+    """A training that was killed, or is under way.
+
+    Parameters
+    ----------
+    epoch
+        The last one that there is a checkpoint of; 0 where there is none.
+    modified
+        When it was last written to, in seconds since 1970.
+    lock
+        Held by the process that is at it; whoever removes the folder holds it.
+    """
+
+    path: Path
+    epoch: int
+    modified: float
+    lock: Path
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a living process is at it."""
+        return is_held(self.lock)
+
+
+def find_unfinished(cache: Path) -> list[Unfinished]:
+    """Return the trainings of a cache that have not ended, by the time of the last checkpoint."""
+    found = []
+    for path in (cache / RUNS / UNFINISHED).glob("*"):
+        if not path.is_dir():
+            continue
+        epochs, times = [0], [0.0]
+        for file in path.glob("*"):
+            try:
+                times.append(file.stat().st_mtime)
+            except FileNotFoundError:  # it has just been replaced
+                continue
+            if file.suffix == _SUFFIX and file.stem.removeprefix("epoch-").isdigit():
+                epochs.append(int(file.stem.removeprefix("epoch-")))
+        found.append(Unfinished(path, max(epochs), max(times), path.with_suffix(".lock")))
+    return sorted(found, key=lambda each: (each.modified, each.path))
+
+
+@contextmanager
+def _held(lock: Path) -> Iterator[None]:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(hold(lock, subject="the same training", since=now))
+        except Conflict as error:
+            raise Conflict(
+                error.message,
+                next_step="wait for that process to end, or train with another --seed",
+            ) from error
+        yield
+
+
+def _serialised(checkpoint: Checkpoint) -> bytes:
+    state = {"epoch": checkpoint.epoch, "state": checkpoint.state}
+    arrays: dict[str, Any] = {f"{_ARRAY}{name}": array for name, array in checkpoint.arrays.items()}
+    arrays[_STATE] = np.frombuffer(json.dumps(state).encode(), np.uint8)
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def _parsed(file: bytes) -> Checkpoint:
+    digest, content = file[:_DIGEST], file[_DIGEST + 1 :]
+    if sha256_hex(content).encode() != digest:
+        raise ValueError("its bytes are not those of its digest")
+    with np.load(io.BytesIO(content), allow_pickle=False) as members:
+        fields = json.loads(members[_STATE].tobytes())
+        arrays = {
+            name.removeprefix(_ARRAY): members[name] for name in members.files if name != _STATE
+        }
+    return Checkpoint(epoch=int(fields["epoch"]), arrays=arrays, state=fields["state"])
