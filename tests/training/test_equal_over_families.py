@@ -1,0 +1,90 @@
+"""What training sees is the same, streamed or cached, for a backbone of every family."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("tensorflow")
+
+from featurestore.backbones.table import get_spec
+from featurestore.embedding.backbone import network_of
+from featurestore.embedding.embed import embed
+from featurestore.embedding.settings import EmbedSettings
+from featurestore.features import open_features
+from featurestore.training.pools import epoch_pools
+from featurestore.training.streamed import AugmentedRows, StreamOptions, open_pixels
+
+WEIGHTS = "random:0"
+IMAGES = {"train": 4, "validation": 1, "test": 1}  # of each of two classes
+# The last block of each, as `--unfreeze` takes it.
+LAST_BLOCK = {
+    "mobilenet": "conv_pw_13",
+    "vgg16": "block5",
+    "vgg19": "block5",
+    "xception": "block14",
+    "inception_v3": "conv2d_93",
+    "inception_resnet_v2": "conv_7b",
+    "mobilenet_v2": "block_16",
+    "mobilenet_v3_small": "expanded_conv_10",
+    "resnet50": "conv5_block3",
+    "resnet50_v2": "conv5_block3",
+    "densenet121": "conv5_block16",
+    "nasnet_mobile": "*_normal_*_12",
+    "efficientnet_b0": "block7a",
+    "efficientnet_v2_b0": "block6h",
+    "convnext_tiny": "convnext_tiny_stage_3_block_2",
+}
+FAST = "mobilenet"
+EVERY = [pytest.param(name, marks=[] if name == FAST else pytest.mark.slow) for name in LAST_BLOCK]
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Coarse random blocks: noise alone would give every image much the same features."""
+    folder = tmp_path_factory.mktemp("families") / "blocks"
+    random = np.random.default_rng(0)
+    for split, count in IMAGES.items():
+        for label in ("one", "two"):
+            (folder / split / label).mkdir(parents=True)
+            for number in range(count):
+                blocks = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+                image = Image.fromarray(blocks).resize((96, 80), Image.Resampling.NEAREST)
+                image.save(folder / split / label / f"{number}.png")
+    return folder
+
+
+def embedded(photographs, backbone, *, cache, **fields):
+    side = get_spec(backbone).minimum_size
+    settings = EmbedSettings(
+        backbone=backbone, weights=WEIGHTS, size=(side, side), precision="float32", **fields
+    )
+    return embed(photographs, settings, cache=cache).fingerprint
+
+
+def one_epoch(rows):
+    """Return an epoch's features and labels, and the rows of the split that they are of."""
+
+    def pools():
+        values = int(np.prod(rows.feature_shape))
+        return epoch_pools(len(rows), row_values=values, rng=np.random.default_rng(1))
+
+    pieces = list(rows.pieces(pools(), epoch=1, piece_rows=3))
+    order = np.concatenate([pool.rows for pool in pools()])
+    return *map(np.concatenate, zip(*pieces, strict=True)), order
+
+
+@pytest.mark.parametrize("backbone", EVERY)
+def test_streamed_features_are_the_cached_ones(photographs, tmp_path, backbone):
+    with open_features(embedded(photographs, backbone, cache=tmp_path), cache=tmp_path) as found:
+        pixels = open_pixels(
+            found, "train", found.recipe, options=StreamOptions(workers=2), memory_bytes=0
+        )
+        network = network_of(found.recipe, weights=WEIGHTS)
+        rows = AugmentedRows(found["train"], pixels, network, augmentation=None, seed=0)
+        features, labels, order = one_epoch(rows)
+        cached, cached_labels = found["train"].load()
+    assert len(np.unique(cached.reshape(len(cached), -1), axis=0)) == len(cached)
+    assert features.dtype == cached.dtype
+    # Not within a tolerance: the same compiled pass gives the same bits.
+    assert np.array_equal(features, cached[order])
+    assert np.array_equal(labels, cached_labels[order])
