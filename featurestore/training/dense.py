@@ -28,7 +28,7 @@ from featurestore.training.dense_network import (
     build_optimizer,
     read_network,
 )
-from featurestore.training.dense_steps import Scoring, Training, block_rows
+from featurestore.training.dense_steps import Scoring, Training, block_rows, class_weights
 from featurestore.training.epochs import EpochPlan, Fitted, check_stopping, run_epochs
 from featurestore.training.settings import DenseSettings
 from featurestore.training.streaming import RowSource, plan_residence
@@ -82,7 +82,7 @@ class DenseHead:
             build_optimizer(settings),
             rows,
             batch_size=settings.batch_size,
-            class_weights=_class_weights(settings, train.labels, options.n_classes),
+            class_weights=class_weights(settings.class_weight, train.labels, options.n_classes),
         )
         scoring = (
             None
@@ -170,15 +170,6 @@ def _check_memory(settings: DenseSettings, train: Rows, options: FitOptions) -> 
             f"{options.memory_bytes / 2**30:.2f} GiB allowed",
             next_step=f"fewer --units, or --memory {math.ceil(needed / 2**20)}MiB",
         )
-
-
-def _class_weights(
-    settings: DenseSettings, labels: np.ndarray, n_classes: int
-) -> np.ndarray | None:
-    if settings.class_weight == "none":
-        return None
-    weights: np.ndarray = len(labels) / (n_classes * np.bincount(labels, minlength=n_classes))
-    return weights
 
 
 def _probabilities(model: Any, block: tf.Tensor) -> tf.Tensor:

@@ -29,6 +29,14 @@ def block_rows(row_values: int) -> int:
     return max(1, min(_SCORED_ROWS, _PIECE_BYTES // (4 * row_values)))
 
 
+def class_weights(choice: str, labels: np.ndarray, n_classes: int) -> np.ndarray | None:
+    """Return what a row of each class counts under `DenseSettings.class_weight`; None: all one."""
+    if choice == "none":
+        return None
+    weights: np.ndarray = len(labels) / (n_classes * np.bincount(labels, minlength=n_classes))
+    return weights
+
+
 class Training:
     """Training steps of `batch_size` rows; the last of a piece may have fewer.
 
