@@ -33,11 +33,15 @@ RECIPE = Recipe(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MemoryRows:
-    """Rows of a split, held as arrays: (N, *feature_shape) features and (N,) int64 labels."""
+    """Rows of a split, held as arrays: (N, *feature_shape) features and (N,) int64 labels.
+
+    `versions` are their views: (K, N, *feature_shape).
+    """
 
     features: np.ndarray
     labels: np.ndarray
     prefix: str = "row"
+    versions: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -55,6 +59,19 @@ class MemoryRows:
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return rows start to stop; they cannot be written to."""
         return self.load()[0][start:stop]
+
+    @property
+    def views(self) -> int:
+        """How many views each row has."""
+        return 0 if self.versions is None else len(self.versions)
+
+    def read_view(self, view: int, start: int, stop: int) -> np.ndarray:
+        """Return one view of rows start to stop; they cannot be written to."""
+        if self.versions is None:
+            raise ValueError(f"these rows have no view {view}")
+        rows = self.versions[view, start:stop].view()
+        rows.flags.writeable = False
+        return rows
 
     def load(self) -> tuple[np.ndarray, np.ndarray]:
         """Return features and labels; neither can be written to."""
@@ -102,6 +119,13 @@ def blobs(
     noise = np.random.default_rng(seed).normal(size=(rows, *feature_shape))
     features = np.maximum(centres[labels] + noise, 0) * 30
     return MemoryRows(features.astype(dtype), labels.astype(np.int64), prefix=f"seed{seed}")
+
+
+def varied(rows: MemoryRows, *, views: int, spread: float = 10.0, seed: int = 0) -> MemoryRows:
+    """Return the same rows with views, each the row and noise of that deviation, none negative."""
+    noise = np.random.default_rng(seed).normal(size=(views, *rows.features.shape)) * spread
+    versions = np.maximum(rows.features + noise, 0).astype(rows.features.dtype)
+    return dataclasses.replace(rows, versions=versions)
 
 
 Fitted = Callable[[int], Head]

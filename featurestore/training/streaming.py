@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -17,6 +18,18 @@ from featurestore.training.pools import Pool, epoch_pools, largest_pool, read_po
 
 Piece = tuple[np.ndarray, np.ndarray]
 """Features (N, *feature_shape) as stored, and labels (N,)."""
+
+
+@runtime_checkable
+class StoredVersions(Protocol):
+    """`EpochRows` whose versions are stored: they are held, or read, as other rows are."""
+
+    @property
+    def resident_rows(self) -> int:
+        """How many rows holding all versions takes."""
+
+    def settled(self, *, held: bool, ahead: bool) -> Rows:
+        """Return the same `EpochRows`, held or read as `Residence` has it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,15 +53,19 @@ def plan_residence(
 ) -> Residence:
     """Decide what is held so that features as stored take at most `memory_bytes`.
 
-    Pieces on their way to a step, tens of megabytes, come on top.
+    Pieces on their way to a step, tens of megabytes, come on top. Of stored versions all are held
+    or none; `EpochRows` of another kind bound their memory themselves, and count for nothing here.
 
     Raises
     ------
     InvalidInput
         Not even one pool of training rows fits.
     """
-    train_bytes = _stored_bytes(train, len(train))
     validation_bytes = 0 if validation is None else _stored_bytes(validation, len(validation))
+    if isinstance(train, EpochRows) and not isinstance(train, StoredVersions):
+        return Residence(train=False, validation=validation_bytes <= memory_bytes, ahead=False)
+    resident = train.resident_rows if isinstance(train, StoredVersions) else len(train)
+    train_bytes = _stored_bytes(train, resident)
     if train_bytes <= memory_bytes:
         whole = train_bytes + validation_bytes <= memory_bytes
         return Residence(train=True, validation=whole, ahead=False)
@@ -79,9 +96,12 @@ class RowSource:
     """
 
     def __init__(self, rows: Rows, *, held: bool, ahead: bool = False) -> None:
+        if isinstance(rows, StoredVersions):
+            rows = rows.settled(held=held, ahead=ahead)
         self._rows = rows
         self._ahead = ahead
-        self._held = rows.load()[0] if held else None
+        # Of epoch rows those without augmentation are read once, for a scale.
+        self._held = rows.load()[0] if held and not isinstance(rows, EpochRows) else None
         self.dtype = rows.read(0, 1).dtype
 
     def __len__(self) -> int:
@@ -119,24 +139,32 @@ class RowSource:
         elif self._held is not None:
             for pool in pools:
                 yield from _pieces(self._held, self._rows.labels, pool.rows, piece_rows)
-        elif self._ahead:
-            yield from self._read_ahead(pools, piece_rows)
         else:
-            for pool in pools:
-                yield from _pieces(*read_pool(self._rows, pool), pool.order, piece_rows)
+            yield from read_pieces(self._rows, pools, piece_rows, ahead=self._ahead)
 
-    def _read_ahead(self, pools: Iterator[Pool], piece_rows: int) -> Iterator[Piece]:
-        # A thread is enough: reading and decoding let go of the interpreter's lock.
-        with ThreadPoolExecutor(1, thread_name_prefix="pool") as reader:
-            pool = next(pools)
-            reading = reader.submit(read_pool, self._rows, pool)
-            for following in pools:
-                features, labels = reading.result()
-                reading = reader.submit(read_pool, self._rows, following)
-                yield from _pieces(features, labels, pool.order, piece_rows)
-                del features, labels  # or three pools would be in memory
-                pool = following
-            yield from _pieces(*reading.result(), pool.order, piece_rows)
+
+def read_pieces(
+    rows: Rows, pools: Iterator[Pool], piece_rows: int, *, ahead: bool
+) -> Iterator[Piece]:
+    """Read pool by pool, and yield the rows of each in its order, `piece_rows` at a time.
+
+    With `ahead` the next pool is read while the rows of one are in use: two are in memory.
+    """
+    if not ahead:
+        for pool in pools:
+            yield from _pieces(*read_pool(rows, pool), pool.order, piece_rows)
+        return
+    # A thread is enough: reading and decoding let go of the interpreter's lock.
+    with ThreadPoolExecutor(1, thread_name_prefix="pool") as reader:
+        pool = next(pools)
+        reading = reader.submit(read_pool, rows, pool)
+        for following in pools:
+            features, labels = reading.result()
+            reading = reader.submit(read_pool, rows, following)
+            yield from _pieces(features, labels, pool.order, piece_rows)
+            del features, labels  # or three pools would be in memory
+            pool = following
+        yield from _pieces(*reading.result(), pool.order, piece_rows)
 
 
 def _pieces(

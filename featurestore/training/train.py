@@ -30,8 +30,9 @@ from featurestore.training.contract import (
 )
 from featurestore.training.evaluation import predict, score, seconds_per_row
 from featurestore.training.heads import create_head, has_epochs
-from featurestore.training.rows import Relabelled
+from featurestore.training.rows import relabelled
 from featurestore.training.runs import Run, TrainedOn, new_run_id, write_run
+from featurestore.training.views import ViewRows, count_views
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,9 @@ class TrainOptions:
         Told after each epoch.
     checkpoints
         As `FitOptions.checkpoints`.
+    views
+        Train on so many of the stored views of each image: a head with epochs sees one in each,
+        another all of them and the image, as one image. None: on the images as they are.
     tensorboard
         `train` writes TensorBoard's event files to ``<folder>/<run-id>/{train,validation}``, each
         epoch as it ends. Only for heads with epochs.
@@ -60,6 +64,7 @@ class TrainOptions:
     progress: Progress | None = None
     tensorboard: Path | None = None
     checkpoints: Checkpoints | None = None
+    views: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,7 +103,9 @@ def fit_head(
 ) -> Head:
     """Return a head fitted to rows of which every class has at least one."""
     if options.shuffle_labels:
-        train = Relabelled(train, np.random.default_rng(options.seed).permutation(train.labels))
+        train = relabelled(train, np.random.default_rng(options.seed).permutation(train.labels))
+    if options.views is not None:
+        train = ViewRows(train, views=options.views, seed=options.seed)
     return (head or create_head(settings)).fit(
         train,
         validation,
@@ -133,11 +140,12 @@ def train(
     ------
     InvalidInput
         There is no training split, fewer than two classes, or a class without a training row; the
-        fit failed on these features; the cache or the event files cannot be written, or the head
-        has no epochs to write there.
+        set has fewer views than asked for; the fit failed on these features; the cache or the event
+        files cannot be written, or the head has no epochs to write there.
     """
     present = {split: features[split] for split in features.splits if len(features[split])}
     check_trainable(features, present)
+    views = _views_seen(features, options)
     created = datetime.now(UTC)
     run_id = new_run_id(
         settings.head,
@@ -169,7 +177,7 @@ def train(
         seed=options.seed,
         shuffled_labels=options.shuffle_labels,
         path_taken=passage.path,
-        augmentation=passage.augmentation,
+        augmentation=passage.augmentation or views,
         started_from=passage.started_from,
         parameters=passage.parameters,
         features=_trained_on(features, present, passage),
@@ -244,6 +252,15 @@ def check_trainable(features: Features, present: Mapping[str, SampleRows]) -> No
             next_step=f"add training images of it, or see what was quarantined: "
             f"fs show {features.name}",
         )
+
+
+def _views_seen(features: Features, options: TrainOptions) -> Mapping[str, object] | None:
+    """Return what the views that are asked for are, as `Run.augmentation` has it."""
+    stored = features.recipe.augmentation
+    if options.views is None:
+        return None
+    count = count_views(features.name, features.recipe, options.views)
+    return None if stored is None else dataclasses.replace(stored, count=count).to_dict()
 
 
 def _trained_on(
