@@ -8,15 +8,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from featurestore.errors import Conflict, IntegrityError
-from featurestore.stores import SUFFIXES, create_store, durable, open_store, version
-from featurestore.stores.contract import StoreLayout, StoreWriter
+from featurestore.stores import durable, open_store, version
 from featurestore.testing.faults import count_operations, fail_operation
+from featurestore.testing.store_kit import flipped
 from featurestore.testing.store_rows import (
     SplitRows,
     file_bytes,
@@ -25,6 +24,7 @@ from featurestore.testing.store_rows import (
     sparse_rows,
     write_splits,
 )
+from featurestore.testing.store_views import ViewConformance
 
 EXTREMES = {
     "float16": [65504, -65504, 6.104e-05, 5.96e-08, -5.96e-08, 0.0, -0.0, 0.33325, 1.001],
@@ -53,50 +53,11 @@ ATTRIBUTES: dict[str, object] = {
 """More than 64 KiB of one attribute, every JSON type, and texts that an encoding could confuse."""
 
 
-class StoreConformance:
+class StoreConformance(ViewConformance):
     """The contract of `featurestore.stores.contract`, test by test.
 
     A subclass says how stores of its format are made and where their chunks lie.
     """
-
-    store_format: ClassVar[str]
-
-    def create(self, path: Path, layout: StoreLayout) -> StoreWriter:
-        """Return a writer of the format; override for another configuration of it."""
-        return create_store(self.store_format, path, layout)
-
-    def locate_chunk(
-        self, store: Path, split: str, chunk: int, *, view: int | None = None
-    ) -> tuple[Path, int, int]:
-        """Return file, offset and size of one chunk of features, or of a view of them."""
-        raise NotImplementedError
-
-    @pytest.fixture
-    def path(self, tmp_path: Path) -> Path:
-        """Where the test's store comes to lie."""
-        return tmp_path / f"a set{SUFFIXES[self.store_format]}"
-
-    @pytest.fixture
-    def splits(self) -> dict[str, SplitRows]:
-        """Several blocks and an odd end, one row, and none; the first with views."""
-        return {
-            "train": sparse_rows(150, views=2),
-            "validation": sparse_rows(1, seed=1),
-            "test": sparse_rows(0, seed=2),
-        }
-
-    def write(
-        self,
-        path: Path,
-        splits: dict[str, SplitRows],
-        attributes: dict[str, object] | None = None,
-        *,
-        blocks_at_once: int = 1,
-    ) -> None:
-        """Write a whole store."""
-        writer = self.create(path, layout_of(splits, attributes))
-        write_splits(writer, splits, blocks_at_once=blocks_at_once)
-        writer.close()
 
     # What is written is read
 
@@ -142,172 +103,6 @@ class StoreConformance:
                     read = split.read(start, stop)
                     assert read.dtype == np.float16
                     np.testing.assert_array_equal(read, rows.features[start:stop])
-
-    # Views
-
-    @pytest.mark.parametrize("dtype", ["float16", "float32"])
-    @pytest.mark.parametrize("shape", [(7,), (2, 3, 8), (2, 5)])
-    def test_views_come_back_bit_for_bit(
-        self, path: Path, shape: tuple[int, ...], dtype: str
-    ) -> None:
-        """Each view of each row is what was written for it, of any shape and type."""
-        splits = {
-            "train": sparse_rows(150, shape, dtype, views=3),
-            "one view of one row": sparse_rows(1, shape, dtype, views=1),
-            "none": sparse_rows(0, shape, dtype, views=2),
-            "test": sparse_rows(3, shape, dtype),
-        }
-        splits = {name.replace(" ", "-"): rows for name, rows in splits.items()}
-        self.write(path, splits)
-        assert read_contents(path)[1] == splits
-        with closing(open_store(path)) as reader:
-            assert [reader.split(name).views for name in reader.splits] == [3, 1, 2, 0]
-            assert reader.split("none").read_view(1, 0, 0).shape == (0, *shape)
-
-    def test_every_slice_of_a_view_is_the_slice(self, path: Path) -> None:
-        """Reads of a view start and end anywhere, as those of features do."""
-        rows = sparse_rows(150, (5,), views=2)
-        assert rows.views is not None
-        self.write(path, {"train": rows})
-        with closing(open_store(path)) as reader:
-            split = reader.split("train")
-            edges = [0, 1, split.chunk_rows - 1, split.chunk_rows, split.chunk_rows + 1, 149, 150]
-            for start in edges:
-                for stop in (stop for stop in edges if stop >= start):
-                    for view in (0, 1):
-                        read = split.read_view(view, start, stop)
-                        assert read.dtype == np.float16
-                        np.testing.assert_array_equal(read, rows.views[view, start:stop])
-
-    @pytest.mark.parametrize(
-        ("view", "start", "stop"), [(-1, 0, 1), (2, 0, 1), (1, -1, 3), (1, 3, 2), (1, 0, 151)]
-    )
-    def test_views_outside_are_refused(self, path: Path, view: int, start: int, stop: int) -> None:
-        """A view that is not there is never another one, nor are its rows."""
-        self.write(path, {"train": sparse_rows(150, views=2), "test": sparse_rows(3)})
-        with closing(open_store(path)) as reader:
-            with pytest.raises(ValueError, match="of the split"):
-                reader.split("train").read_view(view, start, stop)
-            with pytest.raises(ValueError, match="view 0 is not one of the 0"):
-                reader.split("test").read_view(0, 0, 1)
-
-    def test_threads_read_the_same_views(self, path: Path) -> None:
-        """Reads of several views and of features from several threads do not disturb each other."""
-        rows = sparse_rows(150, views=2)
-        assert rows.views is not None
-        self.write(path, {"train": rows})
-        wanted = {0: rows.views[0], 1: rows.views[1], None: rows.features}
-        with closing(open_store(path)) as reader, ThreadPoolExecutor(4) as pool:
-            split = reader.split("train")
-            places = [(view, start) for start in range(0, 140, 10) for view in wanted] * 2
-            reads = pool.map(
-                lambda place: (
-                    split.read(place[1], place[1] + 10)
-                    if place[0] is None
-                    else split.read_view(place[0], place[1], place[1] + 10)
-                ),
-                places,
-            )
-            for (view, start), read in zip(places, reads, strict=True):
-                np.testing.assert_array_equal(read, wanted[view][start : start + 10])
-
-    def test_views_raise_the_version_and_change_nothing_else(self, tmp_path: Path) -> None:
-        """A split's own features are read the same beside views, which format 2 brought."""
-        bare, viewed = sparse_rows(70), sparse_rows(70, views=2)
-        self.write(tmp_path / "bare", {"train": bare}, {"class_names": ["cat"]})
-        self.write(tmp_path / "viewed", {"train": viewed}, {"class_names": ["cat"]})
-        for name, number in (("bare", 1), ("viewed", 2)):
-            attributes, splits = read_contents(tmp_path / name)
-            assert attributes == {
-                "class_names": ["cat"], "featurestore": {"format_version": number}
-            }  # fmt: skip
-            assert splits["train"].features.tobytes() == bare.features.tobytes()
-            assert splits["train"].sample_ids == bare.sample_ids
-
-    def test_views_are_written_in_any_order(self, path: Path) -> None:
-        """Views may come before features, and the last view and block first."""
-        rows = sparse_rows(150, views=2)
-        assert rows.views is not None
-        writer = self.create(path, layout_of({"train": rows}))
-        block = writer.block_rows("train")
-        for start in reversed(range(0, 150, block)):
-            for view in (1, 0):
-                writer.write_views("train", view, start, rows.views[view, start : start + block])
-        writer.write_rows(
-            "train", labels=rows.labels, sample_ids=rows.sample_ids, sha256=rows.sha256
-        )
-        for start in range(0, 150, block):
-            writer.write_features("train", start, rows.features[start : start + block])
-        writer.close()
-        assert read_contents(path)[1] == {"train": rows}
-
-    @pytest.mark.parametrize(
-        "misuse", ["between blocks", "type", "shape", "beyond", "twice", "no such view", "negative"]
-    )
-    def test_views_out_of_place_are_refused(self, path: Path, misuse: str) -> None:
-        """The rules of features hold for each view on its own."""
-        rows = sparse_rows(150, views=2)
-        writer = self.create(path, layout_of({"train": rows, "test": sparse_rows(150)}))
-        block = writer.block_rows("train")
-        whole = rows.features
-        writer.write_views("train", 1, 0, whole[:block])
-        view, start, features = {
-            "between blocks": (1, block + 1, whole[block + 1 :]),
-            "type": (1, block, whole[block:].astype(np.float32)),
-            "shape": (1, block, whole[block:, :1]),
-            "beyond": (1, block, whole),
-            "twice": (1, 0, whole),
-            "no such view": (2, 0, whole),
-            "negative": (-1, 0, whole),
-        }[misuse]
-        with pytest.raises(ValueError, match="train"):
-            writer.write_views("train", view, start, features)
-        with pytest.raises(ValueError, match="test has 0 views"):
-            writer.write_views("test", 0, 0, whole)
-        writer.write_views("train", 0, 0, whole)
-        writer.abort()
-
-    @pytest.mark.parametrize("lacking", [0, 1])
-    def test_view_never_written_is_an_error_at_close(self, path: Path, lacking: int) -> None:
-        """A view of which rows are missing is named, and there is no store."""
-        rows = sparse_rows(150, views=2)
-        assert rows.views is not None
-        writer = self.create(path, layout_of({"train": rows}))
-        writer.write_features("train", 0, rows.features)
-        writer.write_rows(
-            "train", labels=rows.labels, sample_ids=rows.sample_ids, sha256=rows.sha256
-        )
-        writer.write_views("train", 1 - lacking, 0, rows.views[1 - lacking])
-        with pytest.raises(IntegrityError, match=rf"view {lacking} of split train, rows 0 to"):
-            writer.close()
-        with pytest.raises(IntegrityError, match="never finished"):
-            open_store(path)
-        writer.abort()
-
-    def test_flipped_bit_in_a_view_names_the_view_and_rows(self, path: Path) -> None:
-        """Damage of a view's chunk is told with store, split, view and rows; others still read."""
-        rows = sparse_rows(150, views=3)
-        assert rows.views is not None
-        self.write(path, {"train": rows})
-        with closing(open_store(path)) as reader:
-            chunk_rows = reader.split("train").chunk_rows
-        file, offset, size = self.locate_chunk(path, "train", 1, view=2)
-        for place in np.linspace(offset, offset + size - 1, 9).astype(int):
-            with (
-                _flipped(file, int(place), bit=int(place) % 8),
-                closing(open_store(path)) as reader,
-            ):
-                split = reader.split("train")
-                with pytest.raises(IntegrityError) as caught:
-                    split.read_view(2, 0, 150)
-                extent = f"rows {chunk_rows} to {2 * chunk_rows - 1} of view 2"
-                for text in (path.name, "split train", extent):
-                    assert text in str(caught.value)
-                np.testing.assert_array_equal(split.read_view(1, 0, 150), rows.views[1])
-                np.testing.assert_array_equal(
-                    split.read_view(2, 0, chunk_rows), rows.views[2, :chunk_rows]
-                )
-                np.testing.assert_array_equal(split.read(0, 150), rows.features)
 
     @pytest.mark.parametrize(("start", "stop"), [(-1, 3), (3, 2), (0, 151)])
     def test_slices_outside_are_refused(self, path: Path, start: int, stop: int) -> None:
@@ -384,7 +179,7 @@ class StoreConformance:
         file, offset, size = self.locate_chunk(path, "train", 1)
         for place in np.linspace(offset, offset + size - 1, 25).astype(int):
             with (
-                _flipped(file, int(place), bit=int(place) % 8),
+                flipped(file, int(place), bit=int(place) % 8),
                 closing(open_store(path)) as reader,
             ):
                 split = reader.split("train")
@@ -407,7 +202,7 @@ class StoreConformance:
         files = file_bytes(path)
         for name, content in files.items():
             for place in range(0, len(content), max(1, len(content) * len(files) // 200)):
-                with _flipped(path / name, place, bit=place % 8):
+                with flipped(path / name, place, bit=place % 8):
                     try:
                         assert read_contents(path) == expected, f"byte {place} of {name}"
                     except (IntegrityError, Conflict):
@@ -563,24 +358,6 @@ class StoreConformance:
             status = each.stat()
             if os.name != "nt" or each.is_file():
                 assert (status.st_dev, status.st_ino) in synced, each
-
-
-class _flipped:  # noqa: N801  -- reads as a verb in `with _flipped(...)`
-    """One bit of a file is the other way round while the context lasts."""
-
-    def __init__(self, file: Path, place: int, *, bit: int) -> None:
-        self._file, self._place, self._bit = file, place, bit
-
-    def __enter__(self) -> None:
-        self._flip()
-
-    def __exit__(self, *_: object) -> None:
-        self._flip()
-
-    def _flip(self) -> None:
-        content = bytearray(self._file.read_bytes())
-        content[self._place] ^= 1 << self._bit
-        self._file.write_bytes(content)
 
 
 def _assert_absent_or_whole(path: Path, splits: dict[str, SplitRows]) -> None:

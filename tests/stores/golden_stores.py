@@ -1,6 +1,7 @@
-"""Writes the golden stores: `python tests/stores/golden_stores.py FOLDER`, once per format version.
+"""Writes the golden stores: `python tests/stores/golden_stores.py FOLDER`, per format version.
 
-Their rows are literal, so that no random generator has to stay the same for them to be checked.
+Format 1 has no views; in format 2 the training rows have two. Their rows are literal, so that no
+random generator has to stay the same for them to be checked.
 """
 
 import sys
@@ -18,6 +19,7 @@ ATTRIBUTES = {
     "note": "golden",
 }
 TRAIN_ROWS = 70
+VIEWS = {"format-1": 0, "format-2": 2}
 
 
 def train_features() -> np.ndarray:
@@ -27,12 +29,21 @@ def train_features() -> np.ndarray:
     return np.where(even, row + channel / 4, 0).astype(np.float16)
 
 
-def write_golden(writer) -> None:
+def train_view(view: int) -> np.ndarray:
+    """Return (70, 1, 2, 3) float16: the features, each that is not zero larger by 100 a view."""
+    features = train_features()
+    return np.where(features != 0, features + np.float16(100 * (view + 1)), 0).astype(np.float16)
+
+
+def write_golden(writer, *, views: int) -> None:
     """Write 70 training rows, one test row and no validation rows."""
     train = train_features()
     step = writer.block_rows("train")
     for start in range(0, TRAIN_ROWS, step):
         writer.write_features("train", start, train[start : start + step])
+    for view in range(views):
+        for start in range(0, TRAIN_ROWS, step):
+            writer.write_views("train", view, start, train_view(view)[start : start + step])
     writer.write_features("test", 0, np.array([[[[1, 0, 0.5], [0, -0.0, 65504]]]], np.float16))
     for split, rows in (("train", TRAIN_ROWS), ("validation", 0), ("test", 1)):
         writer.write_rows(
@@ -44,20 +55,30 @@ def write_golden(writer) -> None:
     writer.close()
 
 
-def layout() -> StoreLayout:
+def layout(*, views: int) -> StoreLayout:
     """Return the golden stores' layout."""
     rows = {"train": TRAIN_ROWS, "validation": 0, "test": 1}
     return StoreLayout(
-        splits={name: SplitLayout(count, (1, 2, 3), "float16") for name, count in rows.items()},
+        splits={
+            name: SplitLayout(count, (1, 2, 3), "float16", views=views if name == "train" else 0)
+            for name, count in rows.items()
+        },
         attributes=ATTRIBUTES,
     )
 
 
 def main(folder: Path) -> None:
-    """Write one store of each kind into a folder."""
-    write_golden(ZarrWriter(folder / "unsharded.zarr", layout()))
-    write_golden(ZarrWriter(folder / "sharded.zarr", layout(), shard_above=50))
-    write_golden(Hdf5Writer(folder / "gzip.h5", layout()))
+    """Write one store of each kind into a folder for each format version."""
+    for version, views in VIEWS.items():
+        target = folder / version
+        target.mkdir()
+        stores = (
+            ZarrWriter(target / "unsharded.zarr", layout(views=views)),
+            ZarrWriter(target / "sharded.zarr", layout(views=views), shard_above=50),
+            Hdf5Writer(target / "gzip.h5", layout(views=views)),
+        )
+        for writer in stores:
+            write_golden(writer, views=views)
 
 
 if __name__ == "__main__":

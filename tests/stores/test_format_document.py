@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numcodecs.zstd import Zstd
 
-GOLDEN = Path(__file__).parent / "golden" / "format-1"
+GOLDEN = Path(__file__).parent / "golden"
+VERSIONS = [1, 2]
 SPLITS = ["train", "validation", "test"]
 
 
@@ -35,15 +36,24 @@ def checked(stored):
 
 
 def read_zarr_array(store, path, document):
-    shape = document["shape"]
-    file_shape = document["chunk_grid"]["configuration"]["chunk_shape"]
+    if path.endswith("views/features"):
+        return [
+            read_zarr_rows(store, path, document, [view]) for view in range(document["shape"][0])
+        ]
+    return read_zarr_rows(store, path, document, [])
+
+
+def read_zarr_rows(store, path, document, view):
+    """Return all rows, of `view` [k] where the array has an axis of views, else []."""
+    shape = document["shape"][len(view) :]
+    file_shape = document["chunk_grid"]["configuration"]["chunk_shape"][len(view) :]
     codecs = document["codecs"]
     sharding = codecs[0]["configuration"] if codecs[0]["name"] == "sharding_indexed" else None
-    chunk_shape = sharding["chunk_shape"] if sharding else file_shape
+    chunk_shape = sharding["chunk_shape"][len(view) :] if sharding else file_shape
     slots = file_shape[0] // chunk_shape[0]
     values = []
     for chunk in range(-(-shape[0] // chunk_shape[0])):
-        name = ".".join(["c", str(chunk // slots), *["0"] * (len(shape) - 1)])
+        name = ".".join(["c", *map(str, view), str(chunk // slots), *["0"] * (len(shape) - 1)])
         stored = (store / path / name).read_bytes()
         if sharding:
             index = checked(stored[-(16 * slots + 4) :])
@@ -69,9 +79,10 @@ def decode_items(raw, data_type, chunk_shape):
     return texts
 
 
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("name", ["unsharded.zarr", "sharded.zarr"])
-def test_zarr_reads_as_the_page_says(name):
-    store = GOLDEN / name
+def test_zarr_reads_as_the_page_says(name, version):
+    store = GOLDEN / f"format-{version}" / name
     text = (store / "zarr.json").read_bytes()
     root = json.loads(text)
     signature = root["attributes"]["metadata_sha256"]
@@ -86,11 +97,12 @@ def test_zarr_reads_as_the_page_says(name):
         for path, document in members.items()
         if document["node_type"] == "array"
     }
-    assert_is_golden(root["attributes"], arrays)
+    assert_is_golden(root["attributes"], arrays, version)
 
 
-def test_hdf5_reads_as_the_page_says():
-    with h5py.File(GOLDEN / "gzip.h5") as file:
+@pytest.mark.parametrize("version", VERSIONS)
+def test_hdf5_reads_as_the_page_says(version):
+    with h5py.File(GOLDEN / f"format-{version}" / "gzip.h5") as file:
         texts = {
             name: value.decode() if isinstance(value, bytes) else json.dumps(value.item())
             for name, value in file.attrs.items()
@@ -101,12 +113,14 @@ def test_hdf5_reads_as_the_page_says():
         assert hashlib.sha256(joined.encode()).hexdigest() == recorded
         arrays = {}
         for split in SPLITS:
-            for name, dataset in file[split].items():
-                values = list(dataset[:])
+            names = [name for name in file[split] if name != "views"]
+            names += ["views/features"] if "views" in file[split] else []
+            for name in names:
+                values = list(file[split][name][:])
                 if name == "sample_ids":
                     values = [value.rstrip(b"\0").decode() for value in values]
                 arrays[f"{split}/{name}"] = values
-        assert_is_golden({name: parse(text) for name, text in texts.items()}, arrays)
+        assert_is_golden({name: parse(text) for name, text in texts.items()}, arrays, version)
 
 
 def parse(text):
@@ -116,11 +130,16 @@ def parse(text):
         return text
 
 
-def assert_is_golden(attributes, arrays):
-    assert attributes["featurestore"] == {"format_version": 1}
+def assert_is_golden(attributes, arrays, version):
+    assert attributes["featurestore"] == {"format_version": version}
     assert attributes["class_names"] == ["cat", "犬"]
     assert attributes["note"] == "golden"
-    assert len(arrays) == 12
+    assert len(arrays) == (13 if version == 2 else 12)
+    if version == 2:
+        views = np.array(arrays["train/views/features"])
+        assert views.shape == (2, 70, 1, 2, 3)
+        assert views[0, 66].tolist() == [[[166, 0, 166.5], [0, 166.25, 0]]]
+        assert views[1, 69].tolist() == [[[0, 269.25, 0], [269, 0, 269.5]]]
     assert np.array(arrays["train/features"])[66].tolist() == [[[66, 0, 66.5], [0, 66.25, 0]]]
     assert [len(arrays[f"{split}/features"]) for split in SPLITS] == [70, 0, 1]
     assert arrays["train/labels"][:4] == [0, 1, 0, 1]

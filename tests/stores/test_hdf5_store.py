@@ -39,7 +39,11 @@ def write(path, splits, attributes=ATTRIBUTES, compression="gzip"):
 
 @pytest.fixture
 def splits():
-    return {"train": sparse_rows(70), "test": sparse_rows(3, seed=1), "none": sparse_rows(0)}
+    return {
+        "train": sparse_rows(70, views=2),
+        "test": sparse_rows(3, seed=1),
+        "none": sparse_rows(0, views=1),
+    }
 
 
 @pytest.fixture
@@ -52,6 +56,9 @@ def test_plain_h5py_reads_everything(store, splits):
         assert set(file) == set(splits)
         for name, rows in splits.items():
             np.testing.assert_array_equal(file[name]["features"][:], rows.features)
+            assert ("views" in file[name]) == (rows.views is not None)
+            if rows.views is not None:
+                np.testing.assert_array_equal(file[name]["views/features"][:], rows.views)
             np.testing.assert_array_equal(file[name]["labels"][:], rows.labels)
             np.testing.assert_array_equal(file[name]["sha256"][:], rows.sha256)
             assert tuple(file[name]["sample_ids"].asstr()[:]) == rows.sample_ids
@@ -69,12 +76,16 @@ def test_layout_is_the_documented_one(store):
         assert features.compression == "gzip"
         assert features.compression_opts == 1
         assert file["train/labels"].chunks == (70,)
+        views = file["train/views/features"]
+        assert views.chunks == (1, 16, 2, 3, 8)
+        assert (views.compression, views.compression_opts) == ("gzip", 1)
 
 
 def test_zstd_comes_with_fletcher32(tmp_path, splits):
     path = write(tmp_path / "set.h5", splits, compression="zstd")
     with h5py.File(path) as file:
         assert hdf5_format.filters(file["train/features"]) == (32015, 3)
+        assert hdf5_format.filters(file["train/views/features"]) == (32015, 3)
         assert hdf5_format.filters(file["train/labels"]) == (1,)
     assert open_store(path).storage()["compression"] == "zstd-1 + fletcher32"
 
@@ -89,10 +100,12 @@ def test_chunks_that_do_not_shrink_are_filtered_all_the_same(tmp_path, compressi
     """HDF5 would store them bare, checksum and all left out, if the filters were optional."""
     base = sparse_rows(70)
     noise = np.random.default_rng(0).integers(0, 0x7BFF, base.features.shape, dtype=np.uint16)
-    rows = SplitRows(noise.view(np.float16), base.labels, base.sample_ids, base.sha256)
+    features = noise.view(np.float16)
+    views = np.stack([features[::-1], features])
+    rows = SplitRows(features, base.labels, base.sample_ids, base.sha256, views)
     path = write(tmp_path / "set.h5", {"train": rows}, compression=compression)
     with h5py.File(path) as file:
-        for name in ("features", "sha256"):
+        for name in ("features", "sha256", "views/features"):
             dataset = file["train"][name].id
             for chunk in range(dataset.get_num_chunks()):
                 assert dataset.get_chunk_info(chunk).filter_mask == 0
@@ -119,6 +132,21 @@ def test_chunk_that_was_never_written_is_not_zeros(store):
         )
         lacking[:16] = 1
     with pytest.raises(IntegrityError, match="lack chunks"):
+        open_store(store)
+
+
+@pytest.mark.parametrize("damage", ["lacks chunks", "other rows", "other type", "no array"])
+def test_views_that_are_not_those_of_the_features_are_an_error(store, damage):
+    with h5py.File(store, "r+") as file:
+        views = file["train/views/features"]
+        shape, chunks = views.shape, views.chunks
+        del file["train/views/features"]
+        dtype = np.float32 if damage == "other type" else np.float16
+        shape = (2, 64, *shape[2:]) if damage == "other rows" else shape
+        if damage != "no array":
+            made = file["train/views"].create_dataset("features", shape, dtype, chunks=chunks)
+            made[: 1 if damage == "lacks chunks" else 2] = 1
+    with pytest.raises(IntegrityError, match=r"set\.h5"):
         open_store(store)
 
 
@@ -193,7 +221,8 @@ def test_closed_store_is_not_damage(store):
     reader = open_store(store)
     split = reader.split("train")
     reader.close()
-    for read in (lambda: split.read(0, 1), split.labels, split.sample_ids):
+    reads = (lambda: split.read(0, 1), lambda: split.read_view(0, 0, 1))
+    for read in (*reads, split.labels, split.sample_ids):
         with pytest.raises(ValueError, match="closed"):
             read()
 

@@ -49,6 +49,10 @@ def models(draw):
         few = draw(st.lists(IDS, max_size=min(rows, 5)))
         model[name] = {
             "features": (bits * sparse).astype(DTYPES[dtype]).view(dtype),
+            "views": [
+                random.permutation((bits * sparse).astype(DTYPES[dtype])).view(dtype)
+                for _ in range(draw(st.sampled_from([0, 0, 1, 3])))
+            ],
             "labels": random.integers(-(2**63), 2**63 - 1, rows),
             "sample_ids": [*few, *(f"{row}.jpg" for row in range(len(few), rows))],
             "sha256": random.integers(0, 256, (rows, 32), np.uint8),
@@ -64,7 +68,8 @@ def test_store_holds_what_the_dict_holds(writer, data, model, attributes):
         path = Path(folder, "store")
         write(WRITERS[writer], path, model, attributes, data)
         with closing(open_store(path)) as reader:
-            version = {"featurestore": {"format_version": 1}}
+            number = 2 if any(columns["views"] for columns in model.values()) else 1
+            version = {"featurestore": {"format_version": number}}
             assert reader.attributes == {**attributes, **version}
             assert reader.splits == tuple(model)
             for name, columns in model.items():
@@ -74,7 +79,10 @@ def test_store_holds_what_the_dict_holds(writer, data, model, attributes):
 def write(create, path, model, attributes, data):
     layouts = {
         name: SplitLayout(
-            len(columns["labels"]), columns["features"].shape[1:], columns["features"].dtype.name
+            len(columns["labels"]),
+            columns["features"].shape[1:],
+            columns["features"].dtype.name,
+            views=len(columns["views"]),
         )
         for name, columns in model.items()
     }
@@ -82,32 +90,40 @@ def write(create, path, model, attributes, data):
     pieces = []
     for name, columns in model.items():
         rows, block = len(columns["labels"]), writer.block_rows(name)
-        start = 0
-        while start < rows:
-            stop = min(rows, start + block * data.draw(st.integers(1, 3)))
-            pieces.append((name, start, stop))
-            start = stop
-        pieces.append((name, None, None))
-    for name, start, stop in data.draw(st.permutations(pieces)):
+        for view in (None, *range(len(columns["views"]))):
+            start = 0
+            while start < rows:
+                stop = min(rows, start + block * data.draw(st.integers(1, 3)))
+                pieces.append((name, view, start, stop))
+                start = stop
+        pieces.append((name, None, None, None))
+    for name, view, start, stop in data.draw(st.permutations(pieces)):
         columns = model[name]
         if start is None:
             beside = {key: columns[key] for key in ("labels", "sample_ids", "sha256")}
             writer.write_rows(name, **beside)
-        else:
+        elif view is None:
             writer.write_features(name, start, columns["features"][start:stop])
+        else:
+            writer.write_views(name, view, start, columns["views"][view][start:stop])
     writer.close()
 
 
 def check(split, columns, data):
     rows = len(columns["labels"])
-    assert split.rows == rows
+    assert (split.rows, split.views) == (rows, len(columns["views"]))
     for _ in range(3):
         start = data.draw(st.integers(0, rows))
         stop = data.draw(st.integers(start, rows))
-        read = split.read(start, stop)
-        expected = columns["features"][start:stop]
-        assert (read.dtype, read.shape) == (expected.dtype, expected.shape)
-        assert read.tobytes() == expected.tobytes()
+        reads = [(split.read(start, stop), columns["features"])]
+        reads += [
+            (split.read_view(view, start, stop), features)
+            for view, features in enumerate(columns["views"])
+        ]
+        for read, whole in reads:
+            expected = whole[start:stop]
+            assert (read.dtype, read.shape) == (expected.dtype, expected.shape)
+            assert read.tobytes() == expected.tobytes()
     np.testing.assert_array_equal(split.labels(), columns["labels"])
     np.testing.assert_array_equal(split.sha256(), columns["sha256"])
     assert split.sample_ids().tolist() == columns["sample_ids"]
