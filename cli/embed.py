@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from featurestore.augmentation import parse_augmentation
 from featurestore.embedding.embed import embed as embed_dataset
 from featurestore.embedding.settings import EmbedResult, EmbedSettings
 from featurestore_cli.options import cache_option, json_option
@@ -20,6 +21,19 @@ from featurestore_cli.recipe_options import RECIPE_OPTIONS, embed_fields, recipe
 @click.argument("dataset", type=click.Path(path_type=Path))
 @recipe_options
 @click.option("--seed", type=click.INT, show_default="0", help="Seed of --split.")
+@click.option(
+    "--views",
+    type=click.IntRange(1),
+    metavar="K",
+    help="Embed K augmented versions of each training image too.",
+)
+@click.option(
+    "--augment",
+    metavar="SPEC",
+    show_default="default",
+    help="What views are drawn from: default, reference, or fields such as rotation=20,flip=false.",
+)
+@click.option("--view-seed", type=click.IntRange(0), show_default="0", help="Seed of --views.")
 @click.option("--store", type=click.Choice(["zarr", "hdf5"]), default="zarr", show_default=True)
 @click.option(
     "--compression", type=click.Choice(["gzip", "zstd"]), help="Default: zarr zstd, hdf5 gzip."
@@ -31,17 +45,41 @@ from featurestore_cli.recipe_options import RECIPE_OPTIONS, embed_fields, recipe
 @click.option("--dry-run", is_flag=True, help="Print what would be computed; compute nothing.")
 @cache_option
 @json_option
-def embed(dataset: Path, cache: Path, *, seed: int | None, as_json: bool, **options: Any) -> int:
+def embed(
+    dataset: Path,
+    cache: Path,
+    *,
+    seed: int | None,
+    augment: str | None,
+    view_seed: int | None,
+    as_json: bool,
+    **options: Any,
+) -> int:
     """Embed DATASET: a folder of splits of class folders, a folder of class folders (with --split),
     or a CSV or Parquet file with the columns path, label and split.
 
     What exists is reused. A killed run goes on where it stopped. Unreadable images are listed, the
     rest goes on, and the exit code is 1.
+
+    With --views K the set is named after ranges and seed, and holds the images as they are as well.
+    More views later compute only the new ones.
     """
     if seed is not None and options["split"] is None:
         raise click.UsageError("--seed: it is the seed of --split, which is not given")
+    for flag, value in (("--augment", augment), ("--view-seed", view_seed)):
+        if value is not None and options["views"] is None:
+            raise click.UsageError(f"{flag}: it is for --views K, which is not given")
+    augmentation = None if augment is None else parse_augmentation(augment)
+    if augment is not None and augmentation is None:
+        raise click.UsageError(f"--augment {augment}: views of it would be the images themselves")
     others = {name: value for name, value in options.items() if name not in RECIPE_OPTIONS}
-    settings = EmbedSettings(seed=seed or 0, **embed_fields(options), **others)
+    settings = EmbedSettings(
+        seed=seed or 0,
+        augmentation=augmentation,
+        view_seed=view_seed or 0,
+        **embed_fields(options),
+        **others,
+    )
     with progress_for(sys.stderr) as progress:
         result = embed_dataset(dataset, settings, cache=cache, progress=progress)
     if as_json:
@@ -59,6 +97,8 @@ def _fields(result: EmbedResult) -> dict[str, object]:
         "rows": dict(result.rows),
         "computed": result.computed,
         "reused": result.reused,
+        "views_computed": result.views_computed,
+        "views_reused": result.views_reused,
         "quarantined": len(result.quarantined),
         "quarantine": [vars(entry) for entry in result.quarantined],
         "seconds": result.seconds,
@@ -70,11 +110,21 @@ def _fields(result: EmbedResult) -> dict[str, object]:
 def _print(result: EmbedResult) -> None:
     speed = f" at {result.images_per_s:.1f} images/s" if result.images_per_s else ""
     print_line(result.feature_set)
+    computed = "  to compute" if result.dry_run else "  computed"
+    fields: list[tuple[str, object]] = [
+        ("  rows", ", ".join(f"{split} {count}" for split, count in result.rows.items())),
+        (computed, f"{result.computed}{speed}"),
+        ("  reused", result.reused),
+    ]
+    if result.views_computed or result.views_reused:
+        fields = [
+            fields[0],
+            (computed, f"{result.computed} images and {result.views_computed} views{speed}"),
+            ("  reused", f"{result.reused} images and {result.views_reused} views"),
+        ]
     print_fields(
         [
-            ("  rows", ", ".join(f"{split} {count}" for split, count in result.rows.items())),
-            ("  to compute" if result.dry_run else "  computed", f"{result.computed}{speed}"),
-            ("  reused", result.reused),
+            *fields,
             ("  quarantined", len(result.quarantined)),
             ("  fingerprint", result.fingerprint[:16]),
             ("  store", result.path or "not written: dry run"),

@@ -24,6 +24,21 @@ def _rows_text(record: Record) -> str:
     return ", ".join(f"{split} {count}" for split, count in record.rows.items())
 
 
+def _views_text(record: Record) -> str:
+    """Return how many views there are, of what: ranges that are 0 are left out."""
+    views = record.recipe.augmentation
+    if views is None:
+        return "none"
+    ranges = [
+        f"{name} {value}"
+        for name, value in views.augmentation.to_dict().items()
+        if name in ("rotation", "shift", "shear", "zoom") and value != "0"
+    ]
+    ranges += ["flip"] * views.augmentation.flip
+    drawn = ", ".join([*ranges, f"fill {views.augmentation.fill}", f"seed {views.seed}"])
+    return f"{views.count} of each training image: {drawn}"
+
+
 def _shape_text(record: Record) -> str:
     return "(" + ", ".join(map(str, record.feature_shape)) + ")"
 
@@ -53,13 +68,18 @@ def ls(cache: Path, *, everything: bool, as_json: bool) -> int:
 
 
 def _print_records(records: list[Record]) -> None:
+    columns = ["name", "fingerprint", "rows", "shape", "store", "size", "quarantined", "committed"]
+    viewed = any(record.views for record in records)
+    if viewed:
+        columns.insert(3, "views")
     print_table(
-        ["name", "fingerprint", "rows", "shape", "store", "size", "quarantined", "committed"],
+        columns,
         [
             [
                 record.name,
                 record.fingerprint[:8],
                 _rows_text(record),
+                *([record.views or "-"] if viewed else []),
                 _shape_text(record),
                 record.store_format,
                 bytes_text(record.stored_bytes),
@@ -68,7 +88,7 @@ def _print_records(records: list[Record]) -> None:
             ]
             for record in records
         ],
-        right=["size", "quarantined"],
+        right=[*(["views"] if viewed else []), "size", "quarantined"],
     )
 
 
@@ -79,6 +99,7 @@ def _summary(record: Record) -> dict[str, object]:
         "store": record.store_format,
         "path": str(record.store),
         "rows": dict(record.rows),
+        "views": record.views,
         "feature_shape": list(record.feature_shape),
         "bytes": record.stored_bytes,
         "quarantined": len(record.quarantine),
@@ -136,6 +157,7 @@ def _show_set(record: Record, *, as_json: bool) -> None:
             ("  fingerprint", record.fingerprint),
             ("  store", record.store),
             ("  rows", _rows_text(record)),
+            ("  views", _views_text(record)),
             ("  classes", _classes_text(record.class_names)),
             ("  features", f"{_shape_text(record)} {record.recipe.dtype}"),
             ("  bytes", f"{bytes_text(record.stored_bytes)} of {bytes_text(logical)}{ratio}"),
@@ -172,7 +194,11 @@ def _section(title: str, fields: dict[str, object]) -> None:
 @click.command()
 @click.argument("name")
 @click.option(
-    "--recompute", type=click.IntRange(0), default=0, metavar="N", help="Embed N rows again."
+    "--recompute",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="Embed N rows or views again.",
 )
 @click.option("--weights", help="Weights for --recompute; default: those it was embedded with.")
 @click.option("--seed", type=click.INT, show_default="0", help="Which rows --recompute draws.")
@@ -183,8 +209,8 @@ def verify(
 ) -> None:
     """Check every byte and row of feature set NAME against what was committed.
 
-    With --recompute N, also read N images again, embed them, and hold them to the tolerance that
-    docs/architecture.md states.
+    With --recompute N, also read the images of N rows or views again, embed them, and hold them to
+    the tolerance that docs/architecture.md states.
     """
     for flag, value in (("--weights", weights), ("--seed", seed)):
         if value is not None and not recompute:
@@ -203,7 +229,8 @@ def verify(
     if as_json:
         print_json({"name": record.name, "fingerprint": record.fingerprint} | vars(result))
         return
-    print_line(f"{record.name}: {result.files} files and {result.rows} rows are as committed")
+    rows = f"{result.rows} rows" + (f" with {result.views} views" if result.views else "")
+    print_line(f"{record.name}: {result.files} files and {rows} are as committed")
     if result.recomputed:
         print_line(
             f"{result.recomputed} rows recomputed: largest relative distance "

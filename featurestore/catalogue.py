@@ -25,11 +25,14 @@ from featurestore.names import is_unicode, nfc
 from featurestore.recipe import Recipe
 from featurestore.state import CACHE_MARKER
 from featurestore.stores import SUFFIXES, durable
-from featurestore.stores.contract import FORMAT_VERSION
+from featurestore.stores.version import NEWEST_VERSION, version_for
 
 RUNS = "runs"
 STAGING = ".staging"
 LOCKS = ".locks"
+CACHE_VERSION = 1
+"""Version of the layout of a cache folder, which its marker tells."""
+
 UPGRADE = "upgrade featurestore: pip install -U featurestore"
 _PREFIX_LENGTH = 4
 _LONGEST_NAME_BYTES = 100
@@ -60,7 +63,7 @@ class Record:
         Fingerprint of the dataset as it was scanned, with the samples that went to quarantine.
     content_sha256
         For each split, the SHA-256 of its features in row order, little-endian as stored: the same
-        in either store format.
+        in either store format. Views have entries of their own: ``train/views/0``, ….
     checksums_sha256
         SHA-256 of the checksum list beside the store.
     """
@@ -88,10 +91,20 @@ class Record:
         """The part of the name before the slash."""
         return self.name.partition("/")[0]
 
+    @property
+    def views(self) -> int:
+        """Views of each training image; 0 for a clean set."""
+        return 0 if self.recipe.augmentation is None else self.recipe.augmentation.count
+
+    @property
+    def clean_name(self) -> str:
+        """The name that this set would have without its views; its own if it has none."""
+        return f"{self.dataset}/{self.recipe.clean.name}"
+
     def to_json(self) -> bytes:
         """Return the record file's bytes: indented JSON, UTF-8."""
         fields = dataclasses.asdict(self) | {
-            "format_version": FORMAT_VERSION,
+            "format_version": version_for(views=self.views > 0),
             "store": self.store.name,
             "recipe": self.recipe.to_dict(),
             "recipe_fingerprint": self.recipe.fingerprint,
@@ -117,9 +130,9 @@ class Record:
                 f"{path} is not a feature set record: {error!r}",
                 next_step=f"remove {path} and embed the dataset again",
             ) from error
-        if not isinstance(version, int) or version > FORMAT_VERSION:
+        if not isinstance(version, int) or version > NEWEST_VERSION:
             raise Conflict(
-                f"{path}: expected format version at most {FORMAT_VERSION}, found {version!r}",
+                f"{path}: expected format version at most {NEWEST_VERSION}, found {version!r}",
                 next_step=UPGRADE,
             )
         try:
@@ -170,7 +183,15 @@ def lock_path(cache: Path, name: str) -> Path:
 
 
 def staging_path(cache: Path, name: str, recipe: Recipe) -> Path:
-    """Return where the shards of an unfinished embedding of `name` lie."""
+    """Return where the shards of an unfinished embedding of `name` lie.
+
+    As the name and its lock, it does not depend on how many views there are: what was staged is
+    kept when their number is raised midway. A clean recipe has another place than the same with
+    views, so neither clears the other's shards.
+    """
+    views = recipe.augmentation
+    if views is not None:
+        recipe = dataclasses.replace(recipe, augmentation=dataclasses.replace(views, count=1))
     return cache / STAGING / f"{name.partition('/')[0]}--{recipe.fingerprint[:16]}"
 
 
@@ -226,9 +247,9 @@ class Catalogue:
             raise IntegrityError(
                 f"{marker} is not a cache marker: {error!r}", next_step=f"remove {marker}"
             ) from error
-        if not isinstance(version, int) or version > FORMAT_VERSION:
+        if not isinstance(version, int) or version > CACHE_VERSION:
             raise Conflict(
-                f"cache {self.root}: expected format version at most {FORMAT_VERSION}, "
+                f"cache {self.root}: expected format version at most {CACHE_VERSION}, "
                 f"found {version!r}",
                 next_step=UPGRADE,
             )
@@ -246,9 +267,7 @@ class Catalogue:
             self.check_version()
             marker = self.root / CACHE_MARKER
             if not marker.exists():
-                durable.replace_file(
-                    marker, json.dumps({"format_version": FORMAT_VERSION}).encode()
-                )
+                durable.replace_file(marker, json.dumps({"format_version": CACHE_VERSION}).encode())
             if not os.access(self.root, os.W_OK):
                 raise PermissionError(f"{self.root} is not writable")
         except OSError as error:
@@ -300,7 +319,9 @@ class Catalogue:
         """Return the one feature set that `wanted` means.
 
         A whole name comes first; then a prefix of names; then a prefix of fingerprints, which
-        reaches older versions too. A name means its newest version, and Zarr before HDF5.
+        reaches older versions too. A name means its newest version, and Zarr before HDF5. A prefix
+        of one clean set and of the same with views means the clean one, as it did before there
+        were views: ``photos``, or ``photos/vgg16``. The name up to ``-views`` means the other.
 
         Raises
         ------
@@ -318,6 +339,7 @@ class Catalogue:
             matching = [wanted]
         else:
             matching = [name for name in names if wanted and name.startswith(wanted)]
+            matching = _clean_of(records, matching)
         if len(matching) == 1:
             return _preferred([r for r in records if r.name == matching[0]])
         if matching:
@@ -360,6 +382,12 @@ def newest_versions(records: list[Record]) -> list[Record]:
         if record.fingerprint == leader.fingerprint:
             kept.setdefault((record.name, record.store_format), record)
     return list(kept.values())
+
+
+def _clean_of(records: list[Record], names: list[str]) -> list[str]:
+    """Return the clean one of names if all others are the same with views; else all of them."""
+    clean = {record.clean_name for record in records if record.name in names}
+    return list(clean) if len(clean) == 1 and clean <= set(names) else names
 
 
 def _preferred(records: list[Record]) -> Record:

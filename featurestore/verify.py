@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from featurestore.augmentation import augment
 from featurestore.catalogue import Record, checksums_path
 from featurestore.digests import sha256_file, sha256_hex
-from featurestore.embedding.commit import content_digest, store_files
+from featurestore.embedding.commit import content_digests, content_names, store_files
 from featurestore.errors import IntegrityError, InvalidInput
-from featurestore.executors.contract import EmbedsBatches
+from featurestore.executors.contract import EmbedsBatches, Version
 from featurestore.features import Split, open_record
 from featurestore.images import UnreadableImage, decode_image
 from featurestore.manifest import Manifest, ManifestSplit
@@ -26,10 +27,11 @@ TOLERANCE = {"float32": 0.002, "bfloat16": 0.03, "float16": 0.03}
 
 @dataclasses.dataclass(frozen=True)
 class Verification:
-    """What was checked: files and rows, and the distances of recomputed rows."""
+    """What was checked: files, rows, views of rows, and the distances of recomputed ones."""
 
     files: int
     rows: int
+    views: int
     recomputed: int
     largest_distance: float
     tolerance: float
@@ -47,7 +49,8 @@ def verify_set(
     Parameters
     ----------
     recompute
-        Number of rows, drawn over all splits with `seed`, whose images are read and embedded again.
+        Number of rows, drawn with `seed` over all splits and views, whose images are read and
+        embedded again.
     network
         Builds the backbone of a recipe; needed to recompute.
 
@@ -59,12 +62,18 @@ def verify_set(
         Rows are to be recomputed and the dataset is not where it was.
     """
     files = _verify_files(record)
-    rows = _verify_rows(record)
+    rows, views = _verify_rows(record)
     distances = np.zeros(0)
     if recompute and network is not None:
-        distances = _recompute(record, min(recompute, rows), seed, network)
-    tolerance = TOLERANCE[record.recipe.precision]
-    return Verification(files, rows, len(distances), float(distances.max(initial=0.0)), tolerance)
+        distances = _recompute(record, min(recompute, rows + views), seed, network)
+    return Verification(
+        files=files,
+        rows=rows,
+        views=views,
+        recomputed=len(distances),
+        largest_distance=float(distances.max(initial=0.0)),
+        tolerance=TOLERANCE[record.recipe.precision],
+    )
 
 
 def _verify_files(record: Record) -> int:
@@ -95,7 +104,9 @@ def _verify_files(record: Record) -> int:
     return len(expected)
 
 
-def _verify_rows(record: Record) -> int:
+def _verify_rows(record: Record) -> tuple[int, int]:
+    """Return how many rows, and how many views of rows, are as committed."""
+    views = 0
     with open_record(record) as features:
         parts = {}
         for name in features.splits:
@@ -106,13 +117,16 @@ def _verify_rows(record: Record) -> int:
                 sha256=split.sha256,
                 paths=(Path(),) * len(split),
             )
-            found = content_digest(split.read, split.shape)
-            if found != record.content_sha256[name]:
-                raise IntegrityError(
-                    f"{record.store}, split {name}: expected features "
-                    f"{record.content_sha256[name][:16]}, found {found[:16]}",
-                    next_step="embed the dataset again",
-                )
+            views += split.views * len(split)
+            found = content_digests(name, split, rows=len(split))
+            for content in content_names(name, record.recipe.augmentation):
+                expected, stored = record.content_sha256.get(content), found.get(content)
+                if stored is None or stored != expected:
+                    raise IntegrityError(
+                        f"{record.store}, {content}: expected features "
+                        f"{(expected or 'none')[:16]}, found {(stored or 'none')[:16]}",
+                        next_step="embed the dataset again",
+                    )
         manifest = Manifest(record.class_names, parts)
     if manifest.fingerprint != record.manifest_fingerprint:
         raise IntegrityError(
@@ -120,7 +134,7 @@ def _verify_rows(record: Record) -> int:
             f"found {manifest.fingerprint}",
             next_step="embed the dataset again",
         )
-    return sum(manifest.rows.values())
+    return sum(manifest.rows.values()), views
 
 
 def _recompute(
@@ -136,23 +150,36 @@ def _recompute(
     backbone = network(recipe)
     distances = []
     with open_record(record) as features:
-        offsets = [(name, row) for name in features.splits for row in range(len(features[name]))]
+        parts = {name: features[name] for name in features.splits}
+        offsets: list[tuple[str, int, Version]] = [
+            (name, row, version)
+            for name, part in parts.items()
+            for version in (None, *range(part.views))
+            for row in range(len(part))
+        ]
         drawn = np.sort(np.random.default_rng(seed).choice(len(offsets), count, replace=False))
         groups = [
             [offsets[at] for at in drawn[start : start + backbone.batch_size].tolist()]
             for start in range(0, count, backbone.batch_size)
         ]
-        parts = {name: features[name] for name in features.splits}
         images = (
-            np.stack([_read_image(parts[name], row, source, recipe) for name, row in group])
+            np.stack(
+                [
+                    _read_image(parts[name], row, version, source, recipe)
+                    for name, row, version in group
+                ]
+            )
             for group in groups
         )
         for group, fresh in zip(groups, backbone.embed_stream(images), strict=True):
-            for (name, row), computed in zip(group, fresh, strict=True):
-                distance = _distance(parts[name][row], computed)
+            for (name, row, version), computed in zip(group, fresh, strict=True):
+                part = parts[name]
+                stored = part[row] if version is None else part.read_view(version, row, row + 1)[0]
+                distance = _distance(stored, computed)
                 if not distance <= TOLERANCE[recipe.precision]:
+                    of_view = "" if version is None else f", view {version}"
                     raise IntegrityError(
-                        f"{record.name}, {parts[name].sample_ids[row]}: expected a relative "
+                        f"{record.name}, {part.sample_ids[row]}{of_view}: expected a relative "
                         f"distance of at most {TOLERANCE[recipe.precision]} from the stored "
                         f"features, found {distance:.4f}",
                         next_step="compare the versions in `fs show` with those of `fs doctor`",
@@ -167,11 +194,17 @@ def _distance(stored: np.ndarray, computed: np.ndarray) -> float:
     return float(np.linalg.norm(computed.astype(np.float64) - expected)) / scale
 
 
-def _read_image(part: Split, row: int, source: SourceImages, recipe: Recipe) -> np.ndarray:
-    sample_id, digest = str(part.sample_ids[row]), part.sha256[row].tobytes().hex()
+def _read_image(
+    part: Split, row: int, version: Version, source: SourceImages, recipe: Recipe
+) -> np.ndarray:
+    sample_id, sha256 = str(part.sample_ids[row]), part.sha256[row].tobytes()
     try:
-        content = source.read(sample_id, sha256=digest)
-        return decode_image(content, size=recipe.size, interpolation=recipe.interpolation)
+        content = source.read(sample_id, sha256=sha256.hex())
+        image = decode_image(content, size=recipe.size, interpolation=recipe.interpolation)
+        views = recipe.augmentation
+        if version is None or views is None:
+            return image
+        return augment(image, views.augmentation, seed=views.seed, sha256=sha256, view=version)
     except SourceImageMissing as error:
         raise InvalidInput(
             error.message, next_step="embed the dataset again, then verify; or put the image back"

@@ -35,10 +35,10 @@ class ChoosesBackbone(Protocol):
         """What the network ran on; None before it was built."""
 
     def recipe(self, state: StateFile | None, *, dataset: str, records: Sequence[Record]) -> Recipe:
-        """Return the recipe; the network is built only if the weights' digest is unknown."""
+        """Return the clean recipe; the network is built only if its weights' digest is unknown."""
 
     def network(self, recipe: Recipe) -> EmbedsBatches:
-        """Return the network of the recipe that `recipe` gave."""
+        """Return the network of the recipe that `recipe` gave, with or without views."""
 
 
 class BackboneChoice:
@@ -75,7 +75,7 @@ class BackboneChoice:
         if choice == "auto":
             for record in sorted(records, key=lambda record: -record.sequence):
                 same = self._recipe(digest, record.recipe.precision)
-                if record.dataset == dataset and record.recipe == same:
+                if record.dataset == dataset and record.recipe.clean == same:
                     return same
         return self._recipe(digest, _resolved(choice))
 

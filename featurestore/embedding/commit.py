@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from featurestore.catalogue import Quarantined, Record, checksums_path, record_path, set_fingerprint
 from featurestore.digests import sha256_file, sha256_hex
+from featurestore.embedding.plan import VIEWED, wanted_keys
 from featurestore.embedding.rows import Rows
 from featurestore.errors import IntegrityError
 from featurestore.manifest import Manifest, ManifestSplit
-from featurestore.recipe import Recipe
+from featurestore.recipe import Recipe, Views
 from featurestore.stores import SUFFIXES, create_store, durable, open_store
 from featurestore.stores.contract import SplitLayout, StoreLayout, StoreWriter
 
@@ -83,7 +86,7 @@ def commit_set(commit: Commit, rows: Rows, *, root: Path) -> Record:
     remove_store(building)
     shape = rows.feature_shape()
     written = _write(commit, rows, building, shape)
-    _verify(building, commit.manifest, written)
+    _verify(building, commit, written)
     checksums = checksum_lines(building, final.name)
     remove_store(final)  # of a commit that never ended, or whose store has been lost
     durable.replace(building, final)
@@ -165,10 +168,15 @@ def checksum_lines(store: Path, name: str) -> bytes:
 
 
 def _write(commit: Commit, rows: Rows, path: Path, shape: tuple[int, ...]) -> dict[str, str]:
-    manifest = commit.manifest
+    manifest, views = commit.manifest, commit.recipe.augmentation
     layout = StoreLayout(
         splits={
-            split: SplitLayout(len(part.sample_ids), shape, commit.recipe.dtype)
+            split: SplitLayout(
+                len(part.sample_ids),
+                shape,
+                commit.recipe.dtype,
+                views=views.count if views is not None and split == VIEWED else 0,
+            )
             for split, part in manifest.splits.items()
         },
         attributes={
@@ -184,10 +192,9 @@ def _write(commit: Commit, rows: Rows, path: Path, shape: tuple[int, ...]) -> di
     )
     writer = create_store(commit.store_format, path, layout, compression=commit.compression)
     try:
-        digests = {
-            split: _write_split(writer, split, part, rows)
-            for split, part in manifest.splits.items()
-        }
+        digests: dict[str, str] = {}
+        for split, part in manifest.splits.items():
+            digests |= _write_split(writer, split, part, rows, views)
         writer.close()
     except BaseException:
         writer.abort()
@@ -195,38 +202,56 @@ def _write(commit: Commit, rows: Rows, path: Path, shape: tuple[int, ...]) -> di
     return digests
 
 
-def _write_split(writer: StoreWriter, split: str, part: ManifestSplit, rows: Rows) -> str:
-    content = hashlib.sha256()
+def _write_split(
+    writer: StoreWriter, split: str, part: ManifestSplit, rows: Rows, views: Views | None
+) -> dict[str, str]:
+    """Write the rows of a split with their views, and return the digests of either's features."""
+    names = content_names(split, views)
+    contents = [hashlib.sha256() for _ in names]
     count, block = len(part.sample_ids), writer.block_rows(split)
+    values = math.prod(rows.feature_shape()) * len(names)
     step = block
-    if math.prod(rows.feature_shape()) * _WRITE_ROWS <= _READ_VALUES:
+    if values * _WRITE_ROWS <= _READ_VALUES:
         step *= max(1, _WRITE_ROWS // block)
     for start in range(0, count, step):
-        try:
-            features = rows.gather(part.sha256[start : start + step])
-        except KeyError as error:
-            raise IntegrityError(
-                f"split {split}: expected features for image {error.args[0]}, found none",
-                next_step="run the same command again",
-            ) from error
-        content.update(features.data)
-        writer.write_features(split, start, features)
+        # Views of one image were staged beside it: view after view, each shard would be read again.
+        wanted = wanted_keys(split, part.sha256[start : start + step], views)
+        for at, (keys, content) in enumerate(zip(wanted, contents, strict=True)):
+            try:
+                features = rows.gather(keys)
+            except KeyError as error:
+                sample = part.sample_ids[start + int(np.flatnonzero(_is(keys, error.args[0]))[0])]
+                raise IntegrityError(
+                    f"{names[at]}: expected features for image {sample}, found none",
+                    next_step="run the same command again",
+                ) from error
+            content.update(features.data)
+            if at:
+                writer.write_views(split, at - 1, start, features)
+            else:
+                writer.write_features(split, start, features)
     writer.write_rows(split, labels=part.labels, sample_ids=part.sample_ids, sha256=part.sha256)
-    return content.hexdigest()
+    return {name: content.hexdigest() for name, content in zip(names, contents, strict=True)}
 
 
-def _verify(path: Path, manifest: Manifest, written: Mapping[str, str]) -> None:
+def _is(keys: np.ndarray, digest: str) -> np.ndarray:
+    found: np.ndarray = (keys == np.frombuffer(bytes.fromhex(digest), np.uint8)).all(axis=1)
+    return found
+
+
+def _verify(path: Path, commit: Commit, written: Mapping[str, str]) -> None:
     reader = open_store(path)
     try:
-        for split, part in manifest.splits.items():
+        for split, part in commit.manifest.splits.items():
             stored = reader.split(split)
+            names = content_names(split, commit.recipe.augmentation)
             same = (
                 stored.rows == len(part.sample_ids)
                 and np.array_equal(stored.labels(), part.labels)
                 and np.array_equal(stored.sha256(), part.sha256)
                 and list(stored.sample_ids()) == list(part.sample_ids)
-                and content_digest(stored.read, (stored.rows, *stored.feature_shape))
-                == written[split]
+                and content_digests(split, stored, rows=stored.rows)
+                == {name: written[name] for name in names}
             )
             if not same:
                 raise IntegrityError(
@@ -237,19 +262,51 @@ def _verify(path: Path, manifest: Manifest, written: Mapping[str, str]) -> None:
         reader.close()
 
 
-def content_digest(read: Callable[[int, int], np.ndarray], shape: tuple[int, ...]) -> str:
-    """Return the SHA-256 of a split's features in row order, little-endian as stored.
+def content_names(split: str, views: Views | None) -> list[str]:
+    """Return the names under which a record has the digests of a split and of its views."""
+    count = views.count if views is not None and split == VIEWED else 0
+    return [split, *(f"{split}/views/{view}" for view in range(count))]
 
-    `read` is that of a split of `shape` (N, *feature_shape): it gives rows start to stop.
+
+class ReadsFeatures(Protocol):
+    """The part of a stored split that has its features, as `SplitReader` says."""
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """Axes of one row."""
+
+    @property
+    def views(self) -> int:
+        """Views of every row."""
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Return features of rows start to stop."""
+
+    def read_view(self, view: int, start: int, stop: int) -> np.ndarray:
+        """Return one view of them."""
+
+
+def content_digests(name: str, split: ReadsFeatures, *, rows: int) -> dict[str, str]:
+    """Return the digests of a stored split's features and of each of its views, by name.
 
     Raises
     ------
     IntegrityError
         A chunk fails its checksum.
     """
+    found = {name: _content_digest(split.read, rows, split.feature_shape)}
+    for view in range(split.views):
+        read = functools.partial(split.read_view, view)
+        found[f"{name}/views/{view}"] = _content_digest(read, rows, split.feature_shape)
+    return found
+
+
+def _content_digest(
+    read: Callable[[int, int], np.ndarray], rows: int, feature_shape: tuple[int, ...]
+) -> str:
+    """Return the SHA-256 of features in row order, little-endian as stored."""
     content = hashlib.sha256()
-    rows, values = shape[0], math.prod(shape[1:])
-    block_rows = max(64, min(1024, _READ_VALUES // values))
+    block_rows = max(64, min(1024, _READ_VALUES // math.prod(feature_shape)))
     for start in range(0, rows, block_rows):
         content.update(np.ascontiguousarray(read(start, min(start + block_rows, rows))).data)
     return content.hexdigest()

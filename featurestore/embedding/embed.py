@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,14 +25,13 @@ from featurestore.catalogue import (
 from featurestore.datasets import ScanOptions, build_manifest, scan_dataset
 from featurestore.embedding.backbone import BackboneChoice, ChoosesBackbone
 from featurestore.embedding.commit import Commit, commit_set, relist
-from featurestore.embedding.plan import Plan, cut_to_fit, digest_keys, plan_embedding
+from featurestore.embedding.execute import Computed, Execution
+from featurestore.embedding.plan import VIEWED, Plan, digest_keys, plan_embedding, wanted_keys
 from featurestore.embedding.provenance import computed_on
-from featurestore.embedding.quarantine import first_reasons, quarantined_samples
+from featurestore.embedding.quarantine import first_reasons, refuse_unreadable
 from featurestore.embedding.rows import CommittedRows, Rows, StagedRows, existing_rows
 from featurestore.embedding.settings import EmbedResult, EmbedSettings, Progress, Silent
 from featurestore.errors import Conflict, InvalidInput
-from featurestore.executors.contract import DecodeSettings, EmbedsBatches
-from featurestore.executors.local import LocalExecutor
 from featurestore.locks import hold
 from featurestore.manifest import Manifest
 from featurestore.names import as_unicode
@@ -56,7 +54,10 @@ def embed(
     """Embed a dataset into a cache; the same as ``fs embed``.
 
     What exists is reused, what is missing is computed, and the feature set becomes visible when it
-    is whole. Killed at any moment, the next call goes on from the last staged unit of 256 images.
+    is whole. Killed at any moment, the next call goes on from the last staged unit of 256 rows.
+
+    With ``settings.views``, as many augmented versions of every training image are embedded beside
+    it. More of them later compute only the new ones.
 
     Parameters
     ----------
@@ -99,27 +100,6 @@ class _Work:
     staging: Staging
 
 
-class _Counted:
-    """A network that tells the progress of every batch, not only of every staged shard."""
-
-    def __init__(self, network: EmbedsBatches, progress: Progress) -> None:
-        self._network = network
-        self._progress = progress
-
-    @property
-    def batch_size(self) -> int:
-        return self._network.batch_size
-
-    @property
-    def feature_shape(self) -> tuple[int, ...]:
-        return self._network.feature_shape
-
-    def embed_stream(self, batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        for features in self._network.embed_stream(batches):
-            self._progress.advanced(len(features), 0)
-            yield features
-
-
 @dataclasses.dataclass(kw_only=True)
 class _Embedding:
     dataset: Path
@@ -146,7 +126,10 @@ class _Embedding:
             catalogue.create()
         with ExitStack() as stack:
             state = stack.enter_context(self._state())
-            recipe = choice.recipe(state, dataset=dataset, records=catalogue.records())
+            recipe = dataclasses.replace(
+                choice.recipe(state, dataset=dataset, records=catalogue.records()),
+                augmentation=settings.drawn_views(),
+            )
             name = f"{dataset}/{recipe.name}"
             if not settings.dry_run:
                 self.progress.phase(f"waiting for the lock of {name}")
@@ -167,6 +150,7 @@ class _Embedding:
                 for entry in built.unreadable
             )
             self._strict(lost)
+            self._refuse_no_images_to_view(recipe, built.manifest)
             work = _Work(
                 name=name,
                 recipe=recipe,
@@ -195,17 +179,19 @@ class _Embedding:
             readers=readers,
             remove_leftovers=not self.settings.dry_run,
         )
-        plan = plan_embedding(manifest, available=Rows(sources).digests, quarantined=known)
+        rows = Rows(sources)
+        plan = self._plan(work, rows, known)
         self._strict(plan.quarantined)
         self._refuse_other_dataset(work, sources)
         if self.settings.dry_run:
             return self._dry(work, plan)
-        computed, seconds = 0, 0.0
+        computed = Computed()
         if plan.units:
-            computed, seconds = self._execute(work, plan, choice)
+            computed = self._execute(work, plan, choice)
             sources, known = existing_rows(work.staging, work.records, work.recipe, readers=readers)
-        rows = Rows(sources)
-        quarantine = work.lost + quarantined_samples(manifest, known)
+            rows = Rows(sources)
+            plan = self._plan(work, rows, known)
+        quarantine = work.lost + plan.quarantined
         whole = manifest.without({entry.sha256 for entry in quarantine if entry.sha256})
         if not whole.splits:
             raise InvalidInput(
@@ -213,6 +199,7 @@ class _Embedding:
                 f"{first_reasons(quarantine)}",
                 next_step="check that the folder holds JPEG, PNG, WebP, BMP, GIF or TIFF images",
             )
+        self._refuse_no_images_to_view(work.recipe, whole, quarantine)
         whole = whole.only_classes_with_rows()
         self.progress.phase("committing")
         record = commit_set(
@@ -229,7 +216,9 @@ class _Embedding:
                     "weights": choice.weights_label,
                     "split": self.settings.split,
                     "seed": self.settings.seed if self.settings.split else None,
-                    "computed_on": computed_on(whole, sources, device=choice.device),
+                    "computed_on": computed_on(
+                        _all_keys(whole, work.recipe), sources, device=choice.device
+                    ),
                 },
                 sequence=self.catalogue.next_sequence(),
                 committed_at=self._now(),
@@ -237,48 +226,33 @@ class _Embedding:
             rows,
             root=self.cache,
         )
-        return self._result(record, computed=computed, seconds=seconds)
+        return self._result(record, computed)
 
-    def _execute(self, work: _Work, plan: Plan, choice: ChoosesBackbone) -> tuple[int, float]:
-        recipe = work.recipe
-        self.progress.phase(f"loading {recipe.backbone}")
-        network = choice.network(recipe)
-        self.progress.planned(name=work.name, to_compute=plan.to_compute, reused=plan.reused)
-        begun = time.monotonic()
-        computed = 0
-        changed: dict[str, str] = {}
-        row_bytes = math.prod(network.feature_shape) * np.dtype(recipe.dtype).itemsize
-        outcomes = LocalExecutor(workers=self._workers).run(
-            cut_to_fit(plan.units, row_bytes=row_bytes),
-            network=_Counted(network, self.progress),
-            decode=DecodeSettings(
-                size=recipe.size,
-                interpolation=recipe.interpolation,
-            ),
-            staging=work.staging,
+    def _plan(self, work: _Work, rows: Rows, known: Mapping[str, str]) -> Plan:
+        return plan_embedding(
+            work.manifest,
+            available=rows.digests,
+            quarantined=known,
+            views=work.recipe.augmentation,
         )
-        names = {
-            digest.tobytes().hex(): sample_id
-            for unit in plan.units
-            for digest, sample_id in zip(unit.digests, unit.sample_ids, strict=True)
-        }
-        for outcome in outcomes:
-            computed += outcome.computed
-            changed.update(outcome.changed)
-            self.progress.advanced(0, len(outcome.quarantined))
-            self._strict(
-                tuple(
-                    Quarantined(names[digest], digest, reason)
-                    for digest, reason in outcome.quarantined.items()
-                )
-            )
-        if changed:
-            listed = "; ".join(f"{sample}: {what}" for sample, what in list(changed.items())[:5])
-            raise Conflict(
-                f"{len(changed)} image(s) of {self.dataset} changed while they were read: {listed}",
-                next_step="run the same command again; what was computed is kept",
-            )
-        return computed, time.monotonic() - begun
+
+    def _execute(self, work: _Work, plan: Plan, choice: ChoosesBackbone) -> Computed:
+        self.progress.phase(f"loading {work.recipe.backbone}")
+        network = choice.network(work.recipe)
+        self.progress.planned(
+            name=work.name,
+            to_compute=plan.to_compute + plan.views_to_compute,
+            reused=plan.reused + plan.views_reused,
+        )
+        execution = Execution(
+            dataset=self.dataset,
+            recipe=work.recipe,
+            staging=work.staging,
+            workers=self._workers,
+            strict=self.settings.strict,
+            progress=self.progress,
+        )
+        return execution.run(plan, network)
 
     @property
     def _workers(self) -> int:
@@ -302,11 +276,18 @@ class _Embedding:
         return datetime.fromtimestamp(self.clock(), UTC).isoformat(timespec="seconds")
 
     def _strict(self, quarantined: tuple[Quarantined, ...]) -> None:
-        if self.settings.strict and quarantined:
-            first = quarantined[0]
+        if self.settings.strict:
+            refuse_unreadable(quarantined)
+
+    def _refuse_no_images_to_view(
+        self, recipe: Recipe, manifest: Manifest, quarantine: tuple[Quarantined, ...] = ()
+    ) -> None:
+        if recipe.augmentation is not None and VIEWED not in manifest.splits:
+            found = ", ".join(manifest.splits) or "none"
             raise InvalidInput(
-                f"image {first.sample_id}: {first.reason}",
-                next_step="repair or remove the file, or leave --strict out to list such files",
+                f"dataset {self.dataset}: expected images in split {VIEWED} to embed views of, "
+                f"found readable images in {found}{first_reasons(quarantine)}",
+                next_step="embed it without --views",
             )
 
     def _refuse_other_dataset(
@@ -325,7 +306,7 @@ class _Embedding:
             + [
                 each.digests
                 for each in sources
-                if isinstance(each, CommittedRows) and each.record == newest
+                if isinstance(each, CommittedRows) and each.record == newest and each.view is None
             ]
         )
         now = np.concatenate([part.sha256 for part in work.manifest.splits.values()])
@@ -363,19 +344,21 @@ class _Embedding:
                 quarantine=record.quarantine,
                 sequence=self.catalogue.next_sequence(),
             )
-        return self._result(record, computed=0, seconds=0.0)
+        return self._result(record, Computed())
 
-    def _result(self, record: Record, *, computed: int, seconds: float) -> EmbedResult:
+    def _result(self, record: Record, computed: Computed) -> EmbedResult:
         return EmbedResult(
             feature_set=record.name,
             fingerprint=record.fingerprint,
             path=record.store,
             rows=record.rows,
-            computed=computed,
-            reused=sum(record.rows.values()) - computed,
+            computed=computed.images,
+            reused=sum(record.rows.values()) - computed.images,
+            views_computed=computed.views,
+            views_reused=record.rows.get(VIEWED, 0) * record.views - computed.views,
             quarantined=record.quarantine,
             seconds=round(time.monotonic() - self.started, 3),
-            images_per_s=round(computed / seconds, 2) if seconds else 0.0,
+            images_per_s=computed.images_per_s,
             dry_run=self.settings.dry_run,
         )
 
@@ -388,11 +371,23 @@ class _Embedding:
             rows=whole.rows,
             computed=plan.to_compute,
             reused=plan.reused + plan.repeated,
+            views_computed=plan.views_to_compute,
+            views_reused=plan.views_reused + plan.views_repeated,
             quarantined=work.lost + plan.quarantined,
             seconds=round(time.monotonic() - self.started, 3),
             images_per_s=0.0,
             dry_run=True,
         )
+
+
+def _all_keys(manifest: Manifest, recipe: Recipe) -> np.ndarray:
+    return np.concatenate(
+        [
+            keys
+            for split, part in manifest.splits.items()
+            for keys in wanted_keys(split, part.sha256, recipe.augmentation)
+        ]
+    )
 
 
 def _check_compression(settings: EmbedSettings) -> None:

@@ -87,6 +87,8 @@ class Embedded:
 class OnDemand:
     """The features of images under one recipe. One caller at a time; close it after use.
 
+    Views in a recipe change nothing here: an image is looked up, and embedded, as it is.
+
     Opening reads the digests of the committed sets of the recipe, once: 32 bytes a row.
 
     Parameters
@@ -103,15 +105,17 @@ class OnDemand:
         feature_shape: tuple[int, ...],
         options: OnDemandOptions = OnDemandOptions(),  # frozen
     ) -> None:
-        self.recipe = recipe
+        self.recipe = recipe.clean
         self.options = options
         row_bytes = math.prod(feature_shape) * np.dtype(recipe.dtype).itemsize
         # As many images as one unit of an embedding has: their features are in memory at once.
         self.block_rows = max(1, min(UNIT_ROWS, UNIT_BYTES // row_bytes))
         self._workers = options.workers or os.cpu_count() or 1
-        self._records = [record for record in Catalogue(cache).records() if record.recipe == recipe]
+        self._records = [
+            record for record in Catalogue(cache).records() if record.recipe.clean == self.recipe
+        ]
         self._open = ExitStack()
-        sources, reasons = committed_rows(self._records, recipe, readers=self._open)
+        sources, reasons = committed_rows(self._records, self.recipe, readers=self._open)
         self._stored = Rows(sources)
         self._keys = np.unique(digest_keys(self._stored.digests))
         self._refused = {bytes.fromhex(digest): reason for digest, reason in reasons.items()}

@@ -11,7 +11,6 @@ import numpy as np
 
 from featurestore.embedding.plan import digest_keys
 from featurestore.embedding.rows import CommittedRows, StagedRows
-from featurestore.manifest import Manifest
 
 _VERSIONED = ("featurestore", "tensorflow", "keras", "numpy", "pillow", "numcodecs", "h5py")
 
@@ -28,15 +27,14 @@ def this_machine(device: str) -> dict[str, object]:
 
 
 def computed_on(
-    manifest: Manifest, sources: Sequence[StagedRows | CommittedRows], *, device: str | None
+    keys: np.ndarray, sources: Sequence[StagedRows | CommittedRows], *, device: str | None
 ) -> list[dict[str, object]]:
-    """Return every machine that computed a row of the manifest, each once.
+    """Return every machine that computed one of the rows with these (n, 32) keys, each once.
 
     Reused rows keep the machines of the set they come from. Staged rows count as this machine's,
     though another may have begun the embedding.
     """
-    parts = [digest_keys(part.sha256) for part in manifest.splits.values()]
-    wanted = np.concatenate(parts) if parts else np.empty(0, "S32")
+    wanted = digest_keys(keys)
     machines: dict[str, dict[str, object]] = {}
     for source in sources:
         if not np.isin(digest_keys(source.digests), wanted).any():

@@ -1,30 +1,27 @@
-"""Which samples of a manifest have no features, and why."""
+"""What an embedding says and does about images that have no features."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import numpy as np
-
 from featurestore.catalogue import Quarantined
-from featurestore.embedding.plan import digest_keys
-from featurestore.manifest import Manifest
+from featurestore.errors import InvalidInput
 
 _SHOWN = 5
 
 
-def quarantined_samples(manifest: Manifest, known: Mapping[str, str]) -> tuple[Quarantined, ...]:
-    """Return the samples whose digest is in `known`, SHA-256 (hexadecimal) to reason, in order."""
-    refused = {bytes.fromhex(digest): reason for digest, reason in known.items()}
-    if not refused:
-        return ()
-    keys = np.array(list(refused), "S32")
-    return tuple(
-        Quarantined(part.sample_ids[row], digest.hex(), refused[digest])
-        for part in manifest.splits.values()
-        for row in np.flatnonzero(np.isin(digest_keys(part.sha256), keys)).tolist()
-        for digest in (part.sha256[row].tobytes(),)
-    )
+def refuse_unreadable(quarantined: tuple[Quarantined, ...]) -> None:
+    """Stop at the first unreadable image: what ``--strict`` asks for.
+
+    Raises
+    ------
+    InvalidInput
+        There is one.
+    """
+    if quarantined:
+        first = quarantined[0]
+        raise InvalidInput(
+            f"image {first.sample_id}: {first.reason}",
+            next_step="repair or remove the file, or leave --strict out to list such files",
+        )
 
 
 def first_reasons(quarantine: tuple[Quarantined, ...]) -> str:

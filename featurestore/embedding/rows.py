@@ -47,16 +47,22 @@ class StagedRows:
 
 
 class CommittedRows:
-    """The rows of one split of a committed feature set, and whose they are."""
+    """The rows of one split of a committed feature set, or one view of them, and whose they are."""
 
-    def __init__(self, split: SplitReader, record: Record) -> None:
+    def __init__(self, split: SplitReader, record: Record, *, view: int | None = None) -> None:
         self.record = record
+        self.view = view
         self._split = split
         self.digests = split.sha256()
+        views = record.recipe.augmentation
+        if view is not None and views is not None:
+            self.digests = views.digests(self.digests, view)
         self.block_rows = max(64, split.chunk_rows)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """See `RowSource.read`."""
+        if self.view is not None:
+            return self._split.read_view(self.view, start, stop)
         return self._split.read(start, stop)
 
 
@@ -139,45 +145,53 @@ def existing_rows(
     readers: ExitStack,
     remove_leftovers: bool = True,
 ) -> tuple[list[StagedRows | CommittedRows], dict[str, str]]:
-    """Return every source of rows under the recipe, and the digests known to be unreadable.
+    """Return every source of rows and views under the recipe, and the digests once unreadable.
 
-    Stores stay open until `readers` is closed; one that does not open has no rows to give. The
-    second value maps SHA-256 (hexadecimal) to reason.
+    A set with views gives its rows to one without, and the other way; views are those with the
+    same ranges and seed. Stores stay open until `readers` is closed; one that does not open has no
+    rows to give. The second value maps SHA-256 (hexadecimal) to reason, though another version may
+    have read the image: `plan_embedding` asks for the features first.
     """
     sources: list[StagedRows | CommittedRows] = []
     known: dict[str, str] = {}
     for shard in staging.shards(remove_leftovers=remove_leftovers):
         sources.append(StagedRows(shard))
         known.update(shard.quarantined)
-    committed, quarantined = committed_rows(records, recipe, readers=readers)
-    known.update(quarantined)
-    sources.extend(committed)
-    return sources, _without_read(known, sources)
+    committed, quarantined = _committed(records, recipe, readers=readers)
+    return [*sources, *committed], known | quarantined
 
 
 def committed_rows(
     records: Sequence[Record], recipe: Recipe, *, readers: ExitStack
 ) -> tuple[list[CommittedRows], dict[str, str]]:
-    """Return the same of committed sets alone."""
+    """Return the same of committed sets alone; of bytes that were unreadable, those without rows.
+
+    `recipe` is a clean one: views are rows of nothing that a caller may name.
+    """
+    sources, known = _committed(records, recipe.clean, readers=readers)
+    if known:
+        for source in sources:
+            for digest in source.digests:
+                known.pop(digest.tobytes().hex(), None)
+    return sources, known
+
+
+def _committed(
+    records: Sequence[Record], recipe: Recipe, *, readers: ExitStack
+) -> tuple[list[CommittedRows], dict[str, str]]:
     sources: list[CommittedRows] = []
     known: dict[str, str] = {}
     for record in records:
-        if record.recipe != recipe:
+        if record.recipe.clean != recipe.clean:
             continue
         try:
             reader = open_store(record.store)
         except (NotFound, IntegrityError):
             continue
         readers.callback(reader.close)
-        sources.extend(CommittedRows(reader.split(split), record) for split in reader.splits)
+        for split in map(reader.split, reader.splits):
+            sources.append(CommittedRows(split, record))
+            views = range(min(record.recipe.views_as(recipe), split.views))
+            sources.extend(CommittedRows(split, record, view=view) for view in views)
         known.update({e.sha256: e.reason for e in record.quarantine if e.sha256})
-    return sources, _without_read(known, sources)
-
-
-def _without_read(known: dict[str, str], sources: Sequence[RowSource]) -> dict[str, str]:
-    """Drop the digests that a source has features of: another version has read them."""
-    if known:
-        for source in sources:
-            for digest in source.digests:
-                known.pop(digest.tobytes().hex(), None)
-    return known
+    return sources, known

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from featurestore.augmentation import Augmentation
 from featurestore.catalogue import Quarantined
 from featurestore.errors import InvalidInput
-from featurestore.recipe import Pooling, StoredDtype
+from featurestore.recipe import Pooling, StoredDtype, Views
 from featurestore.stores import COMPRESSIONS, STORE_FORMATS
 
 
@@ -31,6 +32,10 @@ class EmbedSettings:
         ``auto``, ``float32``, ``bfloat16`` or ``float16``.
     split
         Fractions such as ``0.7,0.15,0.15``, for a folder of class folders; `seed` goes with it.
+    views
+        Number of augmented versions of each training image to embed too; None is none.
+    augmentation
+        What they are drawn from; None is the default ranges. `view_seed` goes with it.
     name
         Dataset name; None is the folder's or file's name.
     store
@@ -57,6 +62,9 @@ class EmbedSettings:
     dtype: StoredDtype = "float16"
     split: str | None = None
     seed: int = 0
+    views: int | None = None
+    augmentation: Augmentation | None = None
+    view_seed: int = 0
 
     name: str | None = None
     store: str = "zarr"
@@ -83,6 +91,28 @@ class EmbedSettings:
                 raise InvalidInput(f"{field}: expected at least 1, found {value}")
         if self.size is not None and min(self.size) < 1:
             raise InvalidInput(f"size: expected at least 1 pixel, found {self.size}")
+        if self.views is None and self.augmentation is not None:
+            raise InvalidInput(
+                "augmentation is given and views are not",
+                next_step="say how many views of each training image: --views K",
+            )
+        self.drawn_views()
+
+    def drawn_views(self) -> Views | None:
+        """Return the views as a recipe has them.
+
+        Raises
+        ------
+        InvalidInput
+            There are fewer than one, or the seed is negative.
+        """
+        if self.views is None:
+            return None
+        return Views(
+            augmentation=self.augmentation or Augmentation(),
+            seed=self.view_seed,
+            count=self.views,
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,11 +126,13 @@ class EmbedResult:
     path
         The store; None after a dry run.
     computed
-        Images that went through the network (would go, after a dry run).
+        Images that went through the network as they are (would go, after a dry run).
     reused
         Rows that took features computed earlier or for another row with the same bytes.
+    views_computed, views_reused
+        The same of views, summed over the training images.
     images_per_s
-        Computed images over the seconds from the first decode to the last staged shard.
+        Computed images and views over the seconds from the first decode to the last staged shard.
     """
 
     feature_set: str
@@ -113,6 +145,8 @@ class EmbedResult:
     seconds: float
     images_per_s: float
     dry_run: bool = False
+    views_computed: int = 0
+    views_reused: int = 0
 
 
 class Progress(Protocol):
@@ -122,10 +156,10 @@ class Progress(Protocol):
         """Another phase has begun."""
 
     def planned(self, *, name: str, to_compute: int, reused: int) -> None:
-        """The plan stands; computing begins."""
+        """The plan stands; computing begins. Both numbers count images and views alike."""
 
     def advanced(self, images: int, quarantined: int) -> None:
-        """So many more images went through the network, or into quarantine."""
+        """So many more images and views went through the network, or images into quarantine."""
 
 
 class Silent:

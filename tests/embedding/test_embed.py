@@ -364,7 +364,7 @@ def test_record_of_a_newer_version_is_refused(embed):
     record = Catalogue(embed.cache)
     embed()
     path = record.records()[0].path
-    path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 2'))
+    path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 3'))
     with pytest.raises(fs.Conflict, match="format version"):
         fs.open("photos", cache=embed.cache)
 

@@ -6,8 +6,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from featurestore.augmentation import Augmentation
 from featurestore.embedding.plan import cut_to_fit, plan_embedding
 from featurestore.manifest import Manifest, ManifestSplit
+from featurestore.recipe import Views
 
 
 def digest(number: int) -> np.ndarray:
@@ -108,3 +110,122 @@ def test_units_of_large_features_are_cut_to_fit_in_memory():
     assert [name for unit in pieces for name in unit.sample_ids] == [
         name for unit in plan.units for name in unit.sample_ids
     ]
+
+
+def views(count: int) -> Views:
+    return Views(augmentation=Augmentation(), seed=2, count=count)
+
+
+def of_views(numbers: list[int], view: int) -> np.ndarray:
+    return views(1).digests(available(numbers), view)
+
+
+def rows_of(plan) -> list[tuple[int, int | None]]:
+    return [
+        (int(unit.digests[image][0]), version)
+        for unit in plan.units
+        for image, version in unit.rows()
+    ]
+
+
+def test_views_are_of_training_images_alone_and_stand_beside_them():
+    plan = plan_embedding(
+        manifest_of(train=[1, 2], validation=[3], test=[2]),
+        available=available([]),
+        quarantined={},
+        views=views(2),
+    )
+    assert rows_of(plan) == [(1, None), (1, 0), (1, 1), (2, None), (2, 0), (2, 1), (3, None)]
+    assert (plan.to_compute, plan.repeated) == (3, 1)
+    assert (plan.views_to_compute, plan.views_reused, plan.views_repeated) == (4, 0, 0)
+
+
+def test_two_files_with_the_same_bytes_have_the_same_views():
+    plan = plan_embedding(
+        manifest_of(train=[1, 1]), available=available([]), quarantined={}, views=views(3)
+    )
+    assert rows_of(plan) == [(1, None), (1, 0), (1, 1), (1, 2)]
+    assert (plan.repeated, plan.views_repeated) == (1, 3)
+
+
+def test_only_the_versions_that_do_not_exist_are_computed():
+    have = np.concatenate([available([1, 2]), of_views([1, 3], 0), of_views([1, 2], 1)])
+    plan = plan_embedding(
+        manifest_of(train=[1, 2, 3]), available=have, quarantined={}, views=views(3)
+    )
+    assert rows_of(plan) == [(1, 2), (2, 0), (2, 2), (3, None), (3, 1), (3, 2)]
+    assert (plan.reused, plan.views_reused) == (2, 4)
+
+
+def test_views_of_other_ranges_or_seeds_are_not_taken_for_these():
+    others = [
+        Views(augmentation=Augmentation(), seed=3, count=1),
+        Views(augmentation=Augmentation(zoom=0.1), seed=2, count=1),
+    ]
+    have = np.concatenate([available([1]), *(each.digests(available([1]), 0) for each in others)])
+    plan = plan_embedding(manifest_of(train=[1]), available=have, quarantined={}, views=views(1))
+    assert rows_of(plan) == [(1, 0)]
+
+
+def test_an_image_whose_views_cannot_be_read_is_quarantined_in_every_split():
+    plan = plan_embedding(
+        manifest_of(train=[1, 2], test=[1]),
+        available=available([1]),
+        quarantined={digest(1).tobytes().hex(): "truncated"},
+        views=views(1),
+    )
+    assert rows_of(plan) == [(2, None), (2, 0)]
+    assert [q.sample_id for q in plan.quarantined] == ["train/0000.png", "test/0000.png"]
+
+
+def test_units_with_views_have_about_256_rows_and_whole_images():
+    plan = plan_embedding(
+        manifest_of(train=list(range(100)), test=[200]),
+        available=available([]),
+        quarantined={},
+        views=views(6),
+    )
+    assert [len(unit) for unit in plan.units] == [37, 37, 27]
+    assert [len(unit.rows()) for unit in plan.units] == [259, 259, 183]
+
+
+@given(
+    numbers=st.lists(st.integers(0, 60), max_size=30),
+    tested=st.lists(st.integers(0, 60), max_size=10),
+    staged=st.sets(st.integers(0, 20)),
+    unit_rows=st.integers(1, 12),
+    count=st.integers(1, 5),
+)
+def test_the_units_with_views_left_after_a_kill_are_the_ones_first_planned(
+    numbers, tested, staged, unit_rows, count
+):
+    manifest, drawn = manifest_of(train=numbers, test=tested), views(count)
+    first = plan_embedding(
+        manifest, available=available([]), quarantined={}, views=drawn, unit_rows=unit_rows
+    )
+    done = [unit for at, unit in enumerate(first.units) if at in staged]
+    left = [unit for at, unit in enumerate(first.units) if at not in staged]
+    have = np.concatenate([available([]), *(unit.keys(unit.rows(), drawn) for unit in done)])
+    again = plan_embedding(
+        manifest, available=have, quarantined={}, views=drawn, unit_rows=unit_rows
+    )
+    assert [(u.digests.tolist(), u.versions) for u in again.units] == [
+        (u.digests.tolist(), u.versions) for u in left
+    ]
+    every = again.views_to_compute + again.views_reused + again.views_repeated
+    assert every == len(numbers) * count
+    assert again.to_compute + again.reused + again.repeated == len(numbers) + len(tested)
+
+
+@given(count=st.integers(1, 40), most=st.integers(1, 30))
+def test_units_with_views_are_cut_to_fit_without_losing_a_row(count, most):
+    plan = plan_embedding(
+        manifest_of(train=list(range(9))), available=available([]), quarantined={},
+        views=views(count),
+    )  # fmt: skip
+    pieces = cut_to_fit(plan.units, row_bytes=256 * 1024**2 // most)
+    assert max(len(piece.rows()) for piece in pieces) <= most
+    assert [(piece.sample_ids[image], version) for piece in pieces
+            for image, version in piece.rows()] == [
+        (unit.sample_ids[image], version) for unit in plan.units for image, version in unit.rows()
+    ]  # fmt: skip
