@@ -13,7 +13,10 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from featurestore.augmentation import Augmentation
+from featurestore.errors import InvalidInput
 from featurestore.manifest import SPLITS
+from featurestore.recipe import Views
 
 _MODELS = ("model.keras", "model.skops")
 _ADDED_IN_2: Mapping[str, object] = {"shuffled_labels": False, "chosen": {}}
@@ -87,6 +90,24 @@ def check_record(fields: Mapping[str, Any]) -> None:
     unknown = [split for split, found in fields["metrics"].items() if found and split not in rows]
     if unknown:
         raise ValueError(f"metrics: of {', '.join(unknown)}, of which features.rows has no rows")
+    _check_path(fields)
+
+
+def _check_path(fields: Mapping[str, Any]) -> None:
+    """Refuse a record whose path does not go with what else it says of it."""
+    path, augmentation = fields["path_taken"], fields["augmentation"]
+    tuned = path == "fine-tune"
+    if (fields["started_from"] is not None) != tuned:
+        expected = "the id of a run" if tuned else "null"
+        raise ValueError(
+            f"started_from: expected {expected} of path {path}, "
+            f"found {_shown(fields['started_from'])}"
+        )
+    if augmentation is not None and not tuned and ("views" in augmentation) != (path == "cached"):
+        expected = "stored views" if path == "cached" else "ranges and a seed"
+        raise ValueError(
+            f"augmentation: expected {expected} of path {path}, found {_shown(augmentation)}"
+        )
 
 
 class _Kind(NamedTuple):
@@ -167,6 +188,26 @@ def _are_files(value: object) -> bool:
     )
 
 
+def _is_augmentation(value: object) -> bool:
+    if value is None:
+        return True
+    if not isinstance(value, dict):
+        return False
+    try:
+        if "views" in value:
+            Views.from_dict(value)
+        else:
+            Augmentation.from_dict({name: value[name] for name in value if name != "seed"})
+    except InvalidInput:
+        return False
+    return _is_whole(value.get("seed"), least=0)
+
+
+def _is_run_id(value: object) -> bool:
+    """Whether it may be the name of a run's folder: a record must not lead anywhere else."""
+    return isinstance(value, str) and re.fullmatch(r"[\w-][\w.-]*", value) is not None
+
+
 def _is_digest(value: object) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
 
@@ -182,10 +223,10 @@ _RUN: Mapping[str, _Kind] = {
     "seed": _Kind("a whole number of at least 0", lambda value: _is_whole(value, least=0)),
     "shuffled_labels": _Kind("true or false", lambda value: isinstance(value, bool)),
     "path_taken": _Kind(f"one of {', '.join(PATHS)}", lambda value: value in PATHS),
-    "augmentation": _Kind(
-        "null or a JSON object", lambda value: value is None or _is_object(value)
+    "augmentation": _Kind("null, or ranges and a seed, or with views", _is_augmentation),
+    "started_from": _Kind(
+        "null or the id of a run", lambda value: value is None or _is_run_id(value)
     ),
-    "started_from": _Kind("null or text", lambda value: value is None or _is_text(value)),
     "parameters": _Kind(
         "whole numbers of at least 0 by name",
         lambda value: _is_object(value, lambda each: _is_whole(each, least=0)),

@@ -185,6 +185,18 @@ class Run:
         del fields["path"]
         return fields
 
+    def load_start(self) -> Run | None:
+        """Return the run that a fine-tuning started from, or None where there is none to read.
+
+        It may have been removed or damaged since, which says nothing against this run.
+        """
+        if self.started_from is None:
+            return None
+        try:
+            return load_run(self.path.parent / self.started_from)
+        except (Conflict, IntegrityError, NotFound):
+            return None
+
     def load_head(self) -> Head:
         """Return the trained head.
 

@@ -1,8 +1,9 @@
 """Runs written by earlier versions stay readable: record, predictions and head.
 
 Those of format 1 were written by the last commit of that format, with its own code; those of
-formats 2 and 3 by the commits that brought them. All are of `features()` below. Never write them
-anew: a run that today's code has written proves nothing about yesterday's.
+formats 2 and 3 by the commits that brought them. All are of `features()` below; format3-dense has
+the path and the augmentation of an end-to-end run. Never write them anew: a run that today's code
+has written proves nothing about yesterday's.
 """
 
 import json
@@ -18,7 +19,13 @@ from featurestore.training.runs import RUN_FORMAT_VERSION, find_run, load_run, r
 from featurestore.training.settings import LogisticSettings
 
 GOLDEN = Path(__file__).with_name("golden_runs")
-NAMES = ["format1-dense", "format1-logistic", "format2-logistic", "format3-logistic"]
+NAMES = [
+    "format1-dense",
+    "format1-logistic",
+    "format2-logistic",
+    "format3-dense",
+    "format3-logistic",
+]
 SPLITS = {"train": (40, 0), "validation": (20, 1), "test": (30, 2)}  # rows, seed
 
 
@@ -63,6 +70,27 @@ def test_dense_head_of_before_it_could_scale_did_not(tmp_path):
     record.write_text(json.dumps(fields | {"settings": None}))
     with pytest.raises(IntegrityError, match="settings: expected a JSON object"):
         load_run(tmp_path / "run")
+
+
+def test_paths_that_came_later_were_cached_features_then():
+    for name in NAMES:
+        run = load_run(GOLDEN / name)
+        assert (run.started_from, run.parameters) == (None, {})
+        if name != "format3-dense":
+            assert (run.path_taken, run.augmentation) == ("cached", None)
+    streamed = load_run(GOLDEN / "format3-dense")
+    assert streamed.path_taken == "end-to-end"
+    assert streamed.augmentation == {
+        "rule": "affine-bilinear-1",
+        "rotation": "40",
+        "shift": "0.2",
+        "shear": "10",
+        "zoom": "0.2",
+        "flip": True,
+        "fill": 0,
+        "seed": 5,
+    }
+    assert streamed.features.comparable == load_run(GOLDEN / "format3-logistic").features.comparable
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from featurestore.augmentation import Augmentation
 from featurestore.digests import sha256_file
 from featurestore.errors import Conflict, IntegrityError, InvalidInput, NotFound
 from featurestore.stores import durable
@@ -166,15 +167,14 @@ OBJECTS = (
     "versions",
     "recipe",
     "rows",
-    "augmentation",
     "parameters",
 )
 ALLOWED = [
     *((f"{name}fingerprint", "text") for name in ("", "manifest_", "recipe_")),
-    *((name, "text") for name in ("id", "name", "started_from", "comparable")),
+    *((name, "text") for name in ("id", "name", "comparable")),
     *((name, None) for name in ("augmentation", "started_from")),
     *((name, {}) for name in OBJECTS),
-    *((name, {"train": None}) for name in ("metrics", "chosen", "recipe", "augmentation")),
+    *((name, {"train": None}) for name in ("metrics", "chosen", "recipe")),
     ("shuffled_labels", True),
     ("notes", []),
     ("format_version", True),  # it equals 1
@@ -229,6 +229,75 @@ def test_values_that_no_run_writes_are_refused(run, changes):
     edit(run, **changes)
     with pytest.raises(IntegrityError, match=next(iter(changes))):
         load_run(run.path)
+
+
+RANGES = Augmentation().to_dict()
+DRAWN = RANGES | {"seed": 5}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"path_taken": "end-to-end", "augmentation": DRAWN},
+        {"path_taken": "end-to-end"},
+        {"augmentation": DRAWN | {"views": 6}},
+        {"path_taken": "fine-tune", "started_from": "dense-photos-1"},
+        {"path_taken": "fine-tune", "started_from": "dense-фото_1.a", "augmentation": DRAWN},
+    ],
+)
+def test_what_each_path_writes_is_read(run, changes):
+    edit(run, **changes)
+    found = load_run(run.path)
+    assert {name: getattr(found, name) for name in changes} == changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"augmentation": DRAWN}, "augmentation: expected stored views of path cached"),
+        ({"augmentation": DRAWN | {"views": 0}}, "augmentation: expected null, or ranges"),
+        ({"augmentation": DRAWN | {"views": True}}, "augmentation: expected null, or ranges"),
+        ({"augmentation": DRAWN | {"tilt": "3"}}, "augmentation: expected null, or ranges"),
+        ({"path_taken": "streamed"}, "path_taken: expected one of cached, end-to-end, fine-tune"),
+        ({"started_from": "dense-photos-1"}, "started_from: expected null of path cached"),
+        ({"path_taken": "fine-tune"}, "started_from: expected the id of a run"),
+        ({"parameters": {"trainable": -1}}, "parameters: expected whole numbers of at least 0"),
+        *(
+            (
+                {"path_taken": "end-to-end", "augmentation": wrong},
+                "augmentation: expected (null|ranges and a seed of path end-to-end)",
+            )
+            for wrong in (
+                RANGES,
+                DRAWN | {"views": 6},
+                DRAWN | {"seed": -1},
+                DRAWN | {"rule": "affine-0"},
+                DRAWN | {"zoom": "2"},
+                DRAWN | {"flip": "yes"},
+            )
+        ),
+        *(
+            ({"path_taken": "fine-tune", "started_from": name}, "started_from: expected null or")
+            for name in ("", ".", "..", "../outside", "a/b", "a\\b", ".hidden", "C:x", "a\nb")
+        ),
+    ],
+)
+def test_what_no_path_writes_is_refused(run, changes, named):
+    edit(run, **changes)
+    with pytest.raises(IntegrityError, match=named):
+        load_run(run.path)
+
+
+def test_the_run_that_another_started_from_is_found_beside_it(run):
+    other = run.path.with_name("tuned")
+    shutil.copytree(run.path, other)
+    tuned = dataclasses.replace(load_run(other), path_taken="fine-tune", started_from=run.id)
+    assert tuned.load_start() == run
+    assert run.load_start() is None
+    edit(run, seed=-1)
+    assert tuned.load_start() is None
+    shutil.rmtree(run.path)
+    assert tuned.load_start() is None
 
 
 def test_numbers_that_are_no_json_are_refused(run):
