@@ -19,6 +19,7 @@ from featurestore.compare.grouping import (
     Group,
     check_same_features,
     group_runs,
+    judged_on,
     read_predictions,
 )
 from featurestore.compare.results import (
@@ -47,7 +48,8 @@ from featurestore.compare.statistics import (
 )
 from featurestore.errors import IntegrityError, InvalidInput
 from featurestore.training.evaluation import METRICS
-from featurestore.training.runs import Run
+from featurestore.training.methods import FINE_TUNE
+from featurestore.training.runs import Run, TrainedOn
 from featurestore.training.settings import stops_early
 
 RESAMPLES = 5000
@@ -65,7 +67,7 @@ def compare(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Compare runs of one feature set; those that differ in their seed only are one contender.
+    """Compare runs of one feature set on any path; those that differ in seeds only are one.
 
     Nothing is fitted, and the features are not read: each run's recorded probabilities are. Every
     interval comes from the same `resamples` of the images, drawn by `seed`, so differences are
@@ -109,7 +111,7 @@ def compare(
     right = {run_id: each.argmax(axis=1) == labels for run_id, each in probabilities.items()}
     rows = {run.id: row for row, run in enumerate(kept)}
     each_scores = [_of_group(scores, [rows[run.id] for run in group.runs]) for group in groups]
-    features = kept[0].features
+    features = _common_features(kept)
     return Comparison(
         feature_set=features.name,
         fingerprint=features.fingerprint,
@@ -133,9 +135,16 @@ def compare(
         notes=(
             *notes,
             *_stopping_notes(groups, split),
+            *_timing_notes(groups),
             *_interval_notes(labels, features.class_names),
         ),
     )
+
+
+def _common_features(runs: Sequence[Run]) -> TrainedOn:
+    """Return the features that all runs are judged on, without views where one run has them so."""
+    found = [judged_on(run) for run in runs]
+    return next((each for each in found if each.fingerprint == each.comparable), found[0])
 
 
 def _of_group(scores: Resampled, rows: Sequence[int]) -> Resampled:
@@ -201,12 +210,28 @@ def _estimate(scores: Resampled, metric: int, *, counts: np.ndarray) -> Estimate
 
 def _stopping_notes(groups: Sequence[Group], split: str) -> list[str]:
     """Tell that a head which was stopped by the compared rows looks better on them than it is."""
-    stopped = [group.label for group in groups if stops_early(group.runs[0].settings)]
+    stopped = [group.label for group in groups if _stopped_by_validation(group.runs[0])]
     if split != "validation" or not stopped:
         return []
     return [
         f"{', '.join(stopped)}: early stopping chose the epoch by the rows that are compared on, "
         "which flatters it"
+    ]
+
+
+def _stopped_by_validation(run: Run) -> bool:
+    """Whether the validation rows chose the epoch; a fine-tuning has settings of its own."""
+    return stops_early(run.settings) or "epoch" in run.chosen
+
+
+def _timing_notes(groups: Sequence[Group]) -> list[str]:
+    """Tell what times are not of the same: a tail of the network is in one and not in the other."""
+    tuned = [group.label for group in groups if group.runs[0].path_taken == FINE_TUNE]
+    if not tuned or len(tuned) == len(groups):
+        return []
+    return [
+        "the time of one image is from its stored features to its probabilities: of "
+        f"{', '.join(tuned)} the layers after the last frozen one are in it, of the others none"
     ]
 
 

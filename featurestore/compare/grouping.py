@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -11,10 +10,14 @@ import numpy as np
 from featurestore.compare.sentences import count_text
 from featurestore.errors import Conflict, InvalidInput
 from featurestore.training.evaluation import Predictions
-from featurestore.training.head_specs import head_label, settings_key
-from featurestore.training.runs import Run
+from featurestore.training.methods import method_key, method_labels
+from featurestore.training.runs import Run, TrainedOn
 
 _SHOWN = 12
+# What may differ in the recipes of features that were not augmented, as far as they are compared.
+_FREE = ("augmentation", "version")
+# And where a fine-tuning's start is gone, so that its own features, of the cut, stand for it.
+_FREE_OF_THE_CUT = (*_FREE, "layer", "weights_sha256", "pooling", "dtype")
 _TRAIN_ON_ONE = "compare runs of one feature set: fs compare FEATURE_SET --heads a,b trains them"
 
 
@@ -27,27 +30,45 @@ class Group:
 
 
 def check_same_features(runs: Sequence[Run]) -> None:
-    """Refuse runs that were not all trained on the same rows under the same recipe.
+    """Refuse runs that were not all trained on the same rows under the same rule.
+
+    The path may differ, and with it what the training images were varied by. A fine-tuning reads
+    features of an earlier layer; what counts is what the run that it started from was trained on.
 
     Raises
     ------
     Conflict
-        A part of the fingerprint differs: the manifest's rows, a field of the recipe, or the
-        classes. It is named, with both values.
+        A part of what they were trained on differs: the manifest's rows, a field of the recipe, or
+        the classes. It is named, with both values.
     """
     first = runs[0]
     for other in runs[1:]:
         differing = list(_differences(first, other))
         if differing:
             raise Conflict(
-                f"runs {first.id} and {other.id} were trained on different features: "
-                f"{'; '.join(differing)}",
+                f"runs {_origin_text(first)} and {_origin_text(other)} were trained on different "
+                f"features: {'; '.join(differing)}",
                 next_step=_TRAIN_ON_ONE,
             )
 
 
+def judged_on(run: Run) -> TrainedOn:
+    """Return the features that decide what a run may be compared with.
+
+    Its own; of a fine-tuning those of the run it started from, while that run can be read.
+    """
+    start = run.load_start()
+    if start is None or start.features.comparable != run.features.comparable:
+        return run.features
+    return start.features
+
+
+def _origin_text(run: Run) -> str:
+    return run.id if run.started_from is None else f"{run.id} (started from {run.started_from})"
+
+
 def _differences(first: Run, other: Run) -> Iterator[str]:
-    ours, theirs = first.features, other.features
+    ours, theirs = judged_on(first), judged_on(other)
     if ours.manifest_fingerprint != theirs.manifest_fingerprint:
         yield _differs(
             "manifest_fingerprint",
@@ -60,11 +81,13 @@ def _differences(first: Run, other: Run) -> Iterator[str]:
         yield _differs(
             "class_names", ", ".join(ours.class_names[:8]), ", ".join(theirs.class_names[:8])
         )
+    cut = any(run.started_from and judged_on(run) is run.features for run in (first, other))
+    free = _FREE_OF_THE_CUT if cut else _FREE
     for field in dict.fromkeys([*ours.recipe, *theirs.recipe]):
-        if ours.recipe.get(field) != theirs.recipe.get(field):
+        if field not in free and ours.recipe.get(field) != theirs.recipe.get(field):
             yield _differs(f"recipe, {field}", ours.recipe.get(field), theirs.recipe.get(field))
-    if ours.fingerprint != theirs.fingerprint:
-        yield _differs("fingerprint", ours.fingerprint[:_SHOWN], theirs.fingerprint[:_SHOWN])
+    if ours.comparable != theirs.comparable:
+        yield _differs("comparable", ours.comparable[:_SHOWN], theirs.comparable[:_SHOWN])
 
 
 def _differs(field: str, ours: object, theirs: object) -> str:
@@ -128,37 +151,23 @@ def _check_equal(ours: np.ndarray, theirs: np.ndarray, *, where: str) -> None:
 def group_runs(runs: Sequence[Run]) -> tuple[tuple[Group, ...], tuple[str, ...]]:
     """Return contenders in the order of their first runs, and notes of runs left out.
 
-    A contender is what equals in head, settings and shuffled labels. Of two runs with one seed the
-    newest stands for both: they are the same fit.
+    A contender is what equals in its method: see `featurestore.training.methods.method_key`. Of two
+    runs with one seed, and that of the runs they started from, the newest stands for both: they are
+    the same fit.
     """
-    grouped: dict[tuple[str, bool], dict[int, Run]] = {}
+    grouped: dict[str, dict[tuple[int, int], Run]] = {}
     notes = []
     for run in {run.id: run for run in runs}.values():
-        seeds = grouped.setdefault((settings_key(run.settings), run.shuffled_labels), {})
-        other = seeds.get(run.seed)
+        seeds = grouped.setdefault(method_key(run), {})
+        start = run.load_start()
+        seed = (run.seed, 0 if start is None else start.seed)
+        other = seeds.get(seed)
         if other is None:
-            seeds[run.seed] = run
+            seeds[seed] = run
             continue
         older, newer = sorted((other, run), key=lambda each: (each.created, each.id))
-        seeds[run.seed] = newer
+        seeds[seed] = newer
         notes.append(f"run {older.id} is left out: {newer.id} is a newer run of the same settings")
     ordered = [tuple(seeds[seed] for seed in sorted(seeds)) for seeds in grouped.values()]
-    labels = _labels([group[0] for group in ordered])
+    labels = method_labels([group[0] for group in ordered])
     return tuple(map(Group, labels, ordered)), tuple(notes)
-
-
-def _labels(runs: Sequence[Run]) -> list[str]:
-    """Name each contender by its head, with its settings where those of one head differ."""
-    pairs = [(run, head_label(run.settings)) for run in runs]
-    settings_of_head = Counter(head for head, _ in {(run.head, label) for run, label in pairs})
-    taken: Counter[str] = Counter()
-    labels = []
-    for run, label in pairs:
-        if settings_of_head[run.head] == 1:
-            label = label.partition(":")[0]
-        if run.shuffled_labels:
-            label += " (shuffled labels)"
-        taken[label] += 1
-        # One class of scikit-learn may be reached by two paths.
-        labels.append(label if taken[label] == 1 else f"{label} ({taken[label]})")
-    return labels

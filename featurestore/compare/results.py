@@ -57,20 +57,20 @@ class PairedTest:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Contender:
-    """One head: its runs differ in their seeds only, and are ordered by them.
+    """One way of training: its runs differ in their seeds only, and are ordered by them.
 
     Parameters
     ----------
     label
-        Unique within the comparison: the head's name, with the settings that set it apart where
-        several contenders have the same head.
+        Unique within the comparison: see `featurestore.training.methods.method_labels`.
     metrics
         Each of `featurestore.training.evaluation.METRICS`: the mean over the runs.
     seed_spread
         Standard deviation of each metric over seeds (n - 1); None with fewer than two runs.
     fit_seconds, predict_us, model_bytes
-        Medians over the runs: of the fit, of one image's probabilities in microseconds (None where
-        an older run did not record it), of the model file.
+        Medians over the runs: of the fit (an embedding before it is not in it), of one image's
+        probabilities from the features that the run reads, in microseconds (None where an older run
+        did not record it), of the model file.
     majority_share
         Share of the split's most frequent label: what always answering it would score.
     chance_share
@@ -181,7 +181,8 @@ class Comparison:
     Parameters
     ----------
     feature_set, fingerprint
-        Name and identity of what all runs were trained on.
+        Name and identity of what all runs are judged on: the features without views where a run was
+        trained on those, and of a fine-tuning the features of the run that it started from.
     split
         The split that was compared on.
     sample_ids

@@ -18,8 +18,8 @@ from featurestore.report.figures import (
     legend_below,
     write_picture,
 )
-from featurestore.report.outcomes import run_labels
 from featurestore.report.text import shown
+from featurestore.training.methods import seeded_labels
 from featurestore.training.runs import Run
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def curves_picture(
                 f"run {run.id} has no curves: head {run.head} has no epochs",
                 next_step="draw a run of a head with epochs, such as dense: fs runs",
             )
-    labels = run_labels(runs)
+    labels = seeded_labels(runs)
     several = len(runs) > 1
 
     def paint(figure: Figure) -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from featurestore.compare.grouping import check_same_features
 from featurestore.compare.results import Comparison, Interval
-from featurestore.errors import Conflict
 from featurestore.training.evaluation import CALIBRATION_BINS
-from featurestore.training.head_specs import head_label
+from featurestore.training.methods import seeded_labels
 from featurestore.training.runs import Run
 
 
@@ -70,23 +69,15 @@ def outcomes_of_runs(runs: Sequence[Run], split: str) -> list[Outcome]:
     Raises
     ------
     Conflict
-        They were not all trained on one feature set.
+        They were not trained on the same features: see `check_same_features`.
     NotFound
         One has no rows of that split.
     IntegrityError
         Its probabilities are gone or are not those that were written.
     """
-    first = runs[0]
-    for run in runs[1:]:
-        if run.features.fingerprint != first.features.fingerprint:
-            raise Conflict(
-                f"run {run.id}: expected features {first.features.fingerprint[:12]} "
-                f"({first.features.name}) as of run {first.id}, found "
-                f"{run.features.fingerprint[:12]} ({run.features.name})",
-                next_step="draw runs of one feature set: fs runs",
-            )
+    check_same_features(runs)
     outcomes = []
-    for label, run in zip(run_labels(runs), runs, strict=True):
+    for label, run in zip(seeded_labels(runs), runs, strict=True):
         found = run.predictions(split)
         outcomes.append(
             Outcome(
@@ -109,17 +100,6 @@ def outcomes_of_comparison(comparison: Comparison) -> list[Outcome]:
             probabilities=comparison.probabilities[contender.runs[0].id],
         )
         for contender in comparison.contenders
-    ]
-
-
-def run_labels(runs: Sequence[Run]) -> list[str]:
-    """Return a name for each run, no longer than needed to tell them apart."""
-    names = [head_label(run.settings) for run in runs]
-    seeded = [f"{name}, seed {run.seed}" for name, run in zip(names, runs, strict=True)]
-    counts, seeded_counts = Counter(names), Counter(seeded)
-    return [
-        name if counts[name] == 1 else with_seed if seeded_counts[with_seed] == 1 else run.id
-        for name, with_seed, run in zip(names, seeded, runs, strict=True)
     ]
 
 

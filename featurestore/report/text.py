@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+_LONG_S = 600  # from here on in minutes
+
 # Control, format (among them those that turn the direction of text) and surrogate characters.
 _UNSHOWABLE = frozenset({"Cc", "Cf", "Cs"})
 
@@ -51,7 +53,10 @@ def microseconds_text(microseconds: float) -> str:
 
 
 def seconds_text(seconds: float) -> str:
-    """Return a duration: 0.42 s, 12.3 s, 135 s."""
+    """Return a duration: 0.42 s, 12.3 s, 135 s, 23.4 min, 2.6 h."""
+    if seconds >= _LONG_S:
+        minutes = seconds / 60
+        return f"{minutes:.1f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
     return f"{seconds:.{2 if seconds < 1 else 1 if seconds < 100 else 0}f} s"
 
 

@@ -5,13 +5,30 @@ import itertools
 
 import numpy as np
 
+from featurestore.augmentation import Augmentation
 from featurestore.catalogue import RUNS
+from featurestore.recipe import Views
 from featurestore.testing.heads import RECIPE
 from featurestore.training.evaluation import Predictions
 from featurestore.training.runs import Run, TrainedOn, write_run
 from featurestore.training.settings import DenseSettings
 
 _NUMBERS = itertools.count()
+RANGES = Augmentation()
+NADAM = DenseSettings(optimizer="nadam")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TunedSettings:
+    """As those of a fine-tuning, for what is told of runs that are not loaded."""
+
+    unfreeze: tuple[str, ...] = ("block5",)
+    learning_rate: float = 1e-5
+    head = "fine-tuned"
+    uses_seed = True
+
+    def to_dict(self):
+        return dataclasses.asdict(self)
 
 
 class _Model:
@@ -63,6 +80,50 @@ def made_run(cache, labels, probabilities, *, settings=None, seed=0, **changes) 
     )
     splits = changes.pop("splits", ["test"])
     return write_run(Run(**fields | changes), _Model(), dict.fromkeys(splits, predictions))
+
+
+def end_to_end(cache, labels, probabilities, *, seed=0, augmentation=RANGES, **changes):
+    """Write a run of images that went through the frozen network in every epoch."""
+    drawn = None if augmentation is None else {**augmentation.to_dict(), "seed": seed}
+    fields = {"settings": NADAM, "path_taken": "end-to-end", "augmentation": drawn} | changes
+    return made_run(cache, labels, probabilities, seed=seed, **fields)
+
+
+def with_views(cache, labels, probabilities, *, count=6, view_seed=0, **changes):
+    """Write a run on stored views."""
+    views = Views(augmentation=RANGES, seed=view_seed, count=count)
+    recipe = dataclasses.replace(RECIPE, augmentation=views)
+    features = trained_on(
+        name="photos/vgg16-views",
+        fingerprint=f"{count}{view_seed}".ljust(64, "a"),
+        recipe=recipe.to_dict(),
+        recipe_fingerprint=recipe.fingerprint,
+        comparable="f" * 64,
+    )
+    return made_run(
+        cache, labels, probabilities,
+        **{"features": features, "augmentation": views.to_dict()} | changes,
+    )  # fmt: skip
+
+
+def fine_tuned(cache, labels, probabilities, *, start, **changes):
+    """Write a run that went on from another with the last block's layers."""
+    recipe = dataclasses.replace(RECIPE, layer="block4_pool", weights_sha256="4" * 64)
+    features = trained_on(
+        name="photos/vgg16-block4_pool",
+        fingerprint="4" * 64,
+        recipe=recipe.to_dict(),
+        recipe_fingerprint=recipe.fingerprint,
+        feature_shape=(4, 4, 8),
+        comparable=start.features.comparable,
+    )
+    fields = {
+        "settings": TunedSettings(),
+        "path_taken": "fine-tune",
+        "started_from": start.id,
+        "features": features,
+    }
+    return made_run(cache, labels, probabilities, **fields | changes)
 
 
 def answers(labels, right, *, sure=0.9):

@@ -130,7 +130,7 @@ def other_recipe(**fields):
             "rows is train 10, test 100 and train 10, test 99",
         ),
         ({"class_names": ("cats", "wolves")}, "class_names is cats, dogs and cats, wolves"),
-        ({"fingerprint": "a" * 64}, "fingerprint is ffffffffffff and aaaaaaaaaaaa"),
+        ({"comparable": "a" * 64}, "comparable is ffffffffffff and aaaaaaaaaaaa"),
     ],
 )
 def test_other_features_are_refused_by_name(dense, logistic, changes, named):

@@ -8,12 +8,12 @@ from featurestore.training.train import TrainOptions, train
 from featurestore_cli.main import run
 
 
-def features(fingerprint="f" * 64, n_classes=2):
+def features(n_classes=2, **fields):
     rows = {
         split: blobs(40, n_classes=n_classes, seed=seed)
         for seed, split in enumerate(("train", "validation", "test"))
     }
-    return MemoryFeatures(rows, tuple("abc"[:n_classes]), fingerprint=fingerprint)
+    return MemoryFeatures(rows, tuple("abc"[:n_classes]), **fields)
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +73,9 @@ def test_what_cannot_be_drawn_is_said(
 
 
 def test_runs_of_two_feature_sets_are_not_drawn_together(tmp_path, capsys):
-    for fingerprint in ("a" * 64, "b" * 64):
-        train(features(fingerprint), LogisticSettings(), cache=tmp_path)
+    for manifest in ("a" * 64, "b" * 64):
+        rows = features(manifest_fingerprint=manifest)
+        train(rows, LogisticSettings(), cache=tmp_path)
     ids = [path.name for path in (tmp_path / "runs").iterdir()]
     file = tmp_path / "a.svg"
     assert run(["plot", "roc", *ids, str(file), "--cache", str(tmp_path)]) == 6
