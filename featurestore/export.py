@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from featurestore.stores import create_store, durable
 from featurestore.stores.contract import SplitLayout, StoreLayout
 
 _BLOCK_ROWS = 1024
+_VIEW_BLOCK_ROWS = 256  # of all views at once
 
 
 def export_set(features: FeatureSet, path: Path, *, overwrite: bool = False) -> None:
@@ -24,10 +26,12 @@ def export_set(features: FeatureSet, path: Path, *, overwrite: bool = False) -> 
 
     ``.npz`` holds, for each split S, ``S_features`` (N, *shape), ``S_labels`` (N,) int64,
     ``S_sample_ids`` and ``S_sha256`` (hexadecimal), with ``class_names`` and ``recipe`` (JSON); it
-    loads with ``allow_pickle=False``. ``.parquet`` holds one row for each sample: ``split``,
-    ``sample_id``, ``label``, ``class``, ``sha256`` and ``features``, a fixed-size list of
-    shape (H x W x C) in C order, whose shape stands in the file's metadata. ``.h5`` and ``.zarr``
-    are stores as in docs/format.md.
+    loads with ``allow_pickle=False``. A split with views has ``S_views`` (K, N, *shape) as well.
+    ``.parquet`` holds one row for each sample: ``split``, ``sample_id``, ``label``, ``class``,
+    ``sha256`` and ``features``, a fixed-size list of shape (H x W x C) in C order, whose shape
+    stands in the file's metadata; where a split has views there is a column ``views``, a fixed-size
+    list of shape (K x H x W x C), null in the other splits. ``.h5`` and ``.zarr`` are stores as in
+    docs/format.md.
 
     The file appears under its name when it is whole and durable; until then a file that is
     overwritten stands there. A folder (.zarr) is moved away first, and back if that fails.
@@ -95,18 +99,33 @@ def _write_npz(features: FeatureSet, path: Path) -> None:
         for name in features.splits:
             split = features[name]
             with archive.open(f"{name}_features.npy", "w", force_zip64=True) as entry:
-                header = {
-                    "descr": np.lib.format.dtype_to_descr(split.dtype),
-                    "fortran_order": False,
-                    "shape": split.shape,
-                }
-                np.lib.format.write_array_header_2_0(entry, header)
-                for start in range(0, len(split), _BLOCK_ROWS):
-                    rows = split[start : start + _BLOCK_ROWS]
-                    entry.write(np.ascontiguousarray(rows).tobytes())
+                _write_array(entry, split, split.shape, [split.read])
+            if split.views:
+                with archive.open(f"{name}_views.npy", "w", force_zip64=True) as entry:
+                    reads = [partial(split.read_view, view) for view in range(split.views)]
+                    _write_array(entry, split, (split.views, *split.shape), reads)
             add(f"{name}_labels", split.labels)
             add(f"{name}_sample_ids", np.array(split.sample_ids.tolist(), np.str_))
             add(f"{name}_sha256", np.array(_hex_digests(split), np.str_))
+
+
+def _write_array(
+    entry: IO[bytes],
+    split: Split,
+    shape: tuple[int, ...],
+    reads: Sequence[Callable[[int, int], np.ndarray]],
+) -> None:
+    """Write a .npy file of `shape`: all rows of a split as each of `reads` gives them."""
+    header = {
+        "descr": np.lib.format.dtype_to_descr(split.dtype),
+        "fortran_order": False,
+        "shape": shape,
+    }
+    np.lib.format.write_array_header_2_0(entry, header)
+    for read in reads:
+        for start in range(0, len(split), _BLOCK_ROWS):
+            rows = read(start, min(start + _BLOCK_ROWS, len(split)))
+            entry.write(np.ascontiguousarray(rows).tobytes())
 
 
 def _write_parquet(features: FeatureSet, path: Path) -> None:
@@ -116,31 +135,37 @@ def _write_parquet(features: FeatureSet, path: Path) -> None:
     first = features[features.splits[0]]
     width = int(np.prod(first.feature_shape))
     value_type = pa.from_numpy_dtype(first.dtype)
+    # One number for all: the recipe's, in the splits that have views.
+    views = max(features[name].views for name in features.splits)
+    columns = [
+        ("split", pa.string()),
+        ("sample_id", pa.string()),
+        ("label", pa.int64()),
+        ("class", pa.string()),
+        ("sha256", pa.string()),
+        ("features", pa.list_(value_type, width)),
+    ]
+    if views:
+        columns.append(("views", pa.list_(value_type, views * width)))
     schema = pa.schema(
-        [
-            ("split", pa.string()),
-            ("sample_id", pa.string()),
-            ("label", pa.int64()),
-            ("class", pa.string()),
-            ("sha256", pa.string()),
-            ("features", pa.list_(value_type, width)),
-        ],
+        columns,
         metadata={
             "featurestore": json.dumps(
                 _identity(features) | {"feature_shape": list(first.feature_shape)}
             )
         },
     )
+    block_rows = _VIEW_BLOCK_ROWS if views else _BLOCK_ROWS
     classes = np.array(features.class_names, np.object_)
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for name in features.splits:
             split = features[name]
             digests, ids = _hex_digests(split), split.sample_ids.tolist()
-            for start in range(0, len(split), _BLOCK_ROWS):
-                rows = split[start : start + _BLOCK_ROWS]
+            for start in range(0, len(split), block_rows):
+                rows = split[start : start + block_rows]
                 stop = start + len(rows)
                 labels = split.labels[start:stop]
-                columns = [
+                block = [
                     pa.array([name] * len(rows)),
                     pa.array(ids[start:stop], pa.string()),
                     pa.array(labels),
@@ -148,14 +173,23 @@ def _write_parquet(features: FeatureSet, path: Path) -> None:
                     pa.array(digests[start:stop]),
                     pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), width),
                 ]
-                writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+                if split.views:
+                    seen = [split.read_view(view, start, stop) for view in range(split.views)]
+                    values = pa.array(np.stack(seen, axis=1).ravel())
+                    block.append(pa.FixedSizeListArray.from_arrays(values, views * width))
+                elif views:
+                    block.append(pa.nulls(len(rows), schema.field("views").type))
+                writer.write_table(pa.Table.from_arrays(block, schema=schema))
 
 
 def _write_store(features: FeatureSet, path: Path) -> None:
     layout = StoreLayout(
         splits={
             name: SplitLayout(
-                len(features[name]), features[name].feature_shape, str(features[name].dtype)
+                len(features[name]),
+                features[name].feature_shape,
+                str(features[name].dtype),
+                views=features[name].views,
             )
             for name in features.splits
         },
@@ -168,6 +202,10 @@ def _write_store(features: FeatureSet, path: Path) -> None:
             step = writer.block_rows(name)
             for start in range(0, len(split), step):
                 writer.write_features(name, start, split[start : start + step])
+            for view in range(split.views):
+                for start in range(0, len(split), step):
+                    stop = min(start + step, len(split))
+                    writer.write_views(name, view, start, split.read_view(view, start, stop))
             writer.write_rows(
                 name,
                 labels=split.labels,
