@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from featurestore.errors import IntegrityError
+from featurestore.training.methods import CACHED
 from featurestore.training.runs import Run, find_run
 from featurestore_cli.options import cache_option, json_option
 from featurestore_cli.output import print_fields, print_json, print_line, say, say_error
@@ -114,6 +115,7 @@ def _print(run: Run, result: Reevaluation) -> None:
     print_fields(
         [
             ("run", run.id),
+            *([] if run.path_taken == CACHED else [("path taken", run.path_taken)]),
             ("feature set", f"{result.feature_set} {result.fingerprint[:8]}"),
             ("split", f"{result.split}, {len(result.predictions.labels)} rows"),
             *(
@@ -133,8 +135,8 @@ def _print(run: Run, result: Reevaluation) -> None:
         say("note: a control: the labels of the training rows were shuffled before the fit")
     if result.trained_on is None:
         say(
-            "note: the run's own feature set is not in the cache: whether it was trained on some "
-            "of these images cannot be told"
+            "note: no feature set of the run's own images is in the cache: whether it was trained "
+            "on some of these cannot be told"
         )
     elif result.trained_on:
         say(

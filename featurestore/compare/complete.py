@@ -8,6 +8,7 @@ from pathlib import Path
 
 from featurestore.training.contract import Features, HeadSettings
 from featurestore.training.head_specs import head_label, settings_key
+from featurestore.training.methods import CACHED
 from featurestore.training.runs import Run
 from featurestore.training.train import TrainOptions, train
 
@@ -34,11 +35,12 @@ def plan_runs(
 
     A head that no seed moves is needed once, with seed 0. A run is there if it was trained on
     exactly this feature set with exactly these settings and this seed; of several the newest is
-    taken. A control with shuffled labels is not.
+    taken. A control with shuffled labels is not, nor a run on views or of another path.
     """
     there: dict[tuple[str, int], Run] = {}
     for run in sorted(runs, key=lambda run: (run.created, run.id)):
-        if run.features.fingerprint == fingerprint and not run.shuffled_labels:
+        plain = run.path_taken == CACHED and run.augmentation is None and not run.shuffled_labels
+        if run.features.fingerprint == fingerprint and plain:
             there[settings_key(run.settings), run.seed] = run
     return tuple(
         PlannedRun(each, seed, there.get((settings_key(each), seed)))

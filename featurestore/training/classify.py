@@ -64,7 +64,7 @@ def classify_images(
 
 
 def recipe_of(run: Run) -> Recipe:
-    """Return the recipe of the features that a run was trained on.
+    """Return the recipe of the features that a run's head reads: without the views it learned from.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def recipe_of(run: Run) -> Recipe:
             f"found {recipe.fingerprint}",
             next_step=f"do not use it: fs rm {run.id}, then fs train again",
         )
-    return recipe
+    return recipe.clean
 
 
 def _classified(head: Head, block: list[Embedded]) -> Iterator[Classified]:

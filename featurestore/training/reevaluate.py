@@ -1,4 +1,7 @@
-"""A run looked at again: on the features it was trained on, or on others of the same recipe."""
+"""A run looked at again: on the features it was trained on, or on others of the same recipe.
+
+Views are for training: a set that has them stands for one of the same images that has none.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from featurestore.errors import Conflict, NotFound
 from featurestore.features import FeatureSet, Split, open_record
 from featurestore.training.classify import recipe_of
 from featurestore.training.evaluation import Metrics, Predictions, predict, score
+from featurestore.training.methods import FINE_TUNE
 from featurestore.training.runs import Run
 
 # Another processor, or another version of a library, adds float32 in another order: with kernels
@@ -50,8 +54,8 @@ class Reevaluation:
     Parameters
     ----------
     trained_on
-        Rows whose image the run was trained on, by the images' digests; None where the run's own
-        feature set is not in the cache to say so.
+        Rows whose image the run was trained on, by the images' digests; None where no feature set
+        of the run's images is in the cache to say so.
     reproduction
         None on another feature set, and on a split that the run recorded nothing of.
     """
@@ -83,14 +87,15 @@ def reevaluate(run: Run, *, cache: Path, on: str | None, split: str) -> Reevalua
         The run or the set is damaged.
     """
     catalogue = Catalogue(cache)
-    own = _own(run, catalogue)
+    same_images = [
+        record
+        for record in catalogue.records()
+        if record.manifest_fingerprint == run.features.manifest_fingerprint
+    ]
+    own = _own(run, same_images)
     record = own if on is None else catalogue.find(on)
     if record is None:
-        raise NotFound(
-            f"run {run.id} was trained on feature set {run.features.name} "
-            f"{run.features.fingerprint[:8]}, which is not in cache {cache}",
-            next_step="embed that dataset again, or name another of its recipe with --on",
-        )
+        raise _not_embedded(run, cache)
     with open_record(record) as features:
         check_comparable(run, features)
         if split not in features or not len(features[split]):
@@ -102,10 +107,10 @@ def reevaluate(run: Run, *, cache: Path, on: str | None, split: str) -> Reevalua
         rows = features[split]
         predictions = predict(run.load_head(), rows)
         trained_on = None
-        if own is not None:
-            with open_record(own) as trained:
+        if same_images:  # whatever its recipe, it says which images are in the training split
+            with open_record(own or same_images[0]) as trained:
                 trained_on = _shared(rows, trained)
-    is_own = record.fingerprint == run.features.fingerprint
+    is_own = record in _holding(run, same_images)
     recorded = split in run.features.rows and is_own
     return Reevaluation(
         feature_set=record.name,
@@ -118,12 +123,37 @@ def reevaluate(run: Run, *, cache: Path, on: str | None, split: str) -> Reevalua
     )
 
 
-def _own(run: Run, catalogue: Catalogue) -> Record | None:
-    """Return the set that a run was trained on, an older version included."""
-    fingerprint = run.features.fingerprint
-    if all(record.fingerprint != fingerprint for record in catalogue.records()):
-        return None
-    return catalogue.find(fingerprint)
+def _own(run: Run, same_images: Sequence[Record]) -> Record | None:
+    """Return the set that a run was trained on, or one that has the same rows, with other views."""
+    found = _holding(run, same_images)
+    return min(
+        found, key=lambda record: record.fingerprint != run.features.fingerprint, default=None
+    )
+
+
+def _holding(run: Run, same_images: Sequence[Record]) -> list[Record]:
+    """Return the sets whose rows, views aside, are those that the run's head was scored on."""
+    recipe = recipe_of(run)
+    return [record for record in same_images if record.recipe.clean == recipe]
+
+
+def _not_embedded(run: Run, cache: Path) -> NotFound:
+    features = run.features
+    if run.path_taken == FINE_TUNE:
+        recipe = recipe_of(run)
+        height, width = recipe.size
+        return NotFound(
+            f"run {run.id} reads features of layer {recipe.layer}, the last that was frozen: "
+            f"feature set {features.name} is not in cache {cache}",
+            next_step=f"fs embed DATASET --backbone {recipe.backbone} --layer {recipe.layer} "
+            f"--size {height}x{width} --precision {recipe.precision}, with the weights of run "
+            f"{run.started_from}",
+        )
+    return NotFound(
+        f"run {run.id} was trained on feature set {features.name} "
+        f"{features.fingerprint[:8]}, which is not in cache {cache}",
+        next_step="embed that dataset again, or name another of its recipe with --on",
+    )
 
 
 def check_comparable(run: Run, features: FeatureSet) -> None:
@@ -134,9 +164,9 @@ def check_comparable(run: Run, features: FeatureSet) -> None:
     Conflict
         The recipes differ, or the classes do; the message says in what.
     """
-    recipe = recipe_of(run)
-    if recipe.fingerprint != features.recipe.fingerprint:
-        differences = "; ".join(recipe.differences(features.recipe))
+    recipe, other = recipe_of(run), features.recipe.clean
+    if recipe != other:
+        differences = "; ".join(recipe.differences(other))
         raise Conflict(
             f"run {run.id} and feature set {features.name} have different recipes "
             f"(run's != set's): {differences}",

@@ -1,5 +1,7 @@
 """What a comparison needs, what of it is reused, and what is trained."""
 
+import dataclasses
+
 import pytest
 from made_runs import answers, changed, made_run
 
@@ -50,6 +52,10 @@ def test_only_the_very_same_run_is_reused(tmp_path):
             seed=1,
             shuffled_labels=True,
         ),
+    ]
+    others += [
+        dataclasses.replace(run, path_taken="end-to-end"),  # it may have the same head and features
+        dataclasses.replace(run, augmentation={"views": 6}),
     ]
     assert [each.run for each in planned([DENSE], *others, seeds=[1])] == [None]
     assert [each.run for each in planned([DENSE], *others, run, seeds=[1])] == [run]
