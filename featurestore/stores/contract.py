@@ -18,9 +18,6 @@ from typing import Any, Protocol, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-FORMAT_VERSION = 1
-"""Version of both file formats, as `docs/format.md` describes them."""
-
 FEATURE_DTYPES = ("float16", "float32")
 
 Texts = np.ndarray[tuple[Any, ...], np.dtype[Any]]
