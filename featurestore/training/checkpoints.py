@@ -16,7 +16,6 @@ import dataclasses
 import importlib.metadata
 import io
 import json
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -30,7 +29,7 @@ from featurestore.digests import fingerprint, sha256_hex
 from featurestore.errors import Conflict
 from featurestore.locks import hold, is_held
 from featurestore.stores import durable
-from featurestore.training.contract import Checkpoint
+from featurestore.training.contract import UNREADABLE, Checkpoint
 
 UNFINISHED = ".unfinished"
 _VERSION = 1
@@ -69,7 +68,7 @@ class CheckpointFolder:
         for path in sorted(self.path.glob(f"epoch-*{_SUFFIX}"), reverse=True):
             try:
                 checkpoint = _parsed(path.read_bytes())
-            except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+            except UNREADABLE:
                 continue
             if self._resumed is not None:
                 self._resumed(checkpoint.epoch)
