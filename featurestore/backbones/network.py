@@ -272,6 +272,20 @@ def load_network(settings: NetworkSettings) -> Network:
     return Network(cut, settings, layer=layer, weights_sha256=sha256, weights_path=loaded.path)
 
 
+def untrained_network(
+    spec: BackboneSpec, layer: str, *, size: tuple[int, int], precision: Precision = "float32"
+) -> Any:
+    """Return the Keras network of a backbone up to `layer`, with weights of no meaning.
+
+    Raises
+    ------
+    InvalidInput
+        No such layer, or a size that the network cannot have.
+    """
+    model, _ = _model_with_layer(spec, layer, size=size, precision=precision)
+    return cut_at(model, layer, precision=precision)
+
+
 def prepare_devices() -> None:
     """Let GPUs take memory as they need it and compute float32 as float32 (no TF32)."""
     gpus = tf.config.list_physical_devices("GPU")

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from featurestore.training.fine_tune_settings import FineTuneSettings
 from featurestore.training.settings import DenseSettings
 
 _OPTIMIZERS = {
@@ -30,7 +31,7 @@ _MOST_CONFIG_BYTES = 2**20  # those of this head have about 4,000
 _SHOWN = 300  # characters of a message
 
 
-def build_optimizer(settings: DenseSettings) -> Any:
+def build_optimizer(settings: DenseSettings | FineTuneSettings) -> Any:
     """Return the optimizer of the settings, otherwise with Keras's defaults."""
     return _OPTIMIZERS[settings.optimizer](settings.learning_rate)
 

@@ -12,6 +12,7 @@ from typing import cast
 from featurestore.backbones.quiet import quiet_startup
 from featurestore.errors import IntegrityError, InvalidInput
 from featurestore.training.contract import Head, HeadSettings
+from featurestore.training.fine_tune_settings import FineTuneSettings
 from featurestore.training.settings import DenseSettings, LogisticSettings
 from featurestore.training.sklearn_settings import (
     ANY_CLASSIFIER,
@@ -49,6 +50,9 @@ HEADS: Mapping[str, _Entry] = MappingProxyType(
         "sgd": _Entry(SgdSettings, "featurestore.training.incremental", "SgdHead"),
     }
 )
+
+# Of runs, not of `--head`: it cannot be fitted without a run to start from.
+_FINE_TUNED = _Entry(FineTuneSettings, "featurestore.training.tail", "FineTunedHead")
 
 
 def create_head(settings: HeadSettings) -> Head:
@@ -91,6 +95,11 @@ def build_settings(name: str, fields: Mapping[str, object]) -> HeadSettings:
     InvalidInput
         No head has that name, a field is not one of its own, or a value is out of range.
     """
+    if name == FineTuneSettings.head:
+        raise InvalidInput(
+            f"head {name} starts from a run and is not chosen by name",
+            next_step="fs train DATASET --path fine-tune --from RUN --unfreeze LAYER",
+        )
     settings = _with_fields(name, fields)
     if isinstance(settings, SklearnSettings):
         importlib.import_module(_ANY).check_parameters(settings.estimator, settings.parameters)
@@ -130,6 +139,8 @@ def stored_settings(name: str, fields: Mapping[str, object]) -> HeadSettings:
 def _entry(name: str) -> _Entry:
     if name.startswith(ANY_CLASSIFIER):
         return _Entry(SklearnSettings, _ANY, "AnySklearnHead")
+    if name == FineTuneSettings.head:
+        return _FINE_TUNED
     try:
         return HEADS[name]
     except KeyError:

@@ -79,7 +79,7 @@ class DenseSettings:
 
 def stops_early(settings: object) -> bool:
     """Whether a head with these settings chooses its epoch by the validation rows."""
-    return isinstance(settings, DenseSettings) and settings.patience is not None
+    return getattr(settings, "patience", None) is not None  # of dense and fine-tuned heads
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,382 @@
+"""Fine-tuning: layers of the backbone trained on, from the head of a run.
+
+What stays frozen, up to the last frozen layer, runs forward only. Its features are those of an
+embedding cut there: where one is committed, nothing is decoded and the frozen part does not run.
+Else images are run through it, and what trains is the same code with the same numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from featurestore.backbones.quiet import quiet_startup
+from featurestore.backbones.table import get_spec
+from featurestore.backbones.weights import parse_weights
+from featurestore.catalogue import Catalogue, Record, dataset_name
+from featurestore.embedding.backbone import network_of
+from featurestore.errors import InvalidInput, NotFound
+from featurestore.features import FeatureSet, open_record
+from featurestore.recipe import Recipe
+from featurestore.training.checkpoints import checkpoints_of
+from featurestore.training.classify import recipe_of
+from featurestore.training.contract import SampleRows
+from featurestore.training.fine_tune_settings import FineTuneRequest, FineTuneSettings
+from featurestore.training.rows import stored_bytes
+from featurestore.training.runs import Run
+from featurestore.training.settings import DenseSettings
+from featurestore.training.streamed import (
+    AugmentedRows,
+    HashedRows,
+    StreamedFeatures,
+    StreamOptions,
+    open_pixels,
+    stream_network,
+)
+from featurestore.training.train import Passage, TrainOptions, train
+
+if TYPE_CHECKING:
+    from featurestore.backbones.network import Network
+    from featurestore.training.dense import DenseHead
+    from featurestore.training.tail import FineTunedHead
+
+__all__ = ["PATH", "FineTuneRequest", "fine_tune"]
+
+PATH = "fine-tune"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Work:
+    """What `fine_tune` was called with."""
+
+    start: Run
+    request: FineTuneRequest
+    cache: Path
+    options: TrainOptions
+    streaming: StreamOptions
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What is trained.
+
+    Parameters
+    ----------
+    recipe
+        Of the features of the last frozen layer.
+    frozen
+        The network of that recipe.
+    weights
+        Of the backbone, as on the command line.
+    """
+
+    recipe: Recipe
+    frozen: Network
+    weights: str
+    head: FineTunedHead
+    parameters: Mapping[str, int]
+
+
+def fine_tune(
+    start: Run,
+    request: FineTuneRequest,
+    *,
+    cache: Path,
+    options: TrainOptions,
+    streaming: StreamOptions,
+) -> Run:
+    """Train the named layers of a run's backbone together with its head, and write the run.
+
+    Features of the last frozen layer are taken from the cache where a set of the same images is
+    embedded there, with views where `options.views` asks for them. Else, and for an augmentation,
+    images are streamed through the frozen part. A checkpoint is kept after every epoch; the same
+    call after a kill goes on from there, and ends as an undisturbed one.
+
+    Parameters
+    ----------
+    start
+        A dense head on cached features, or one trained end to end.
+    options
+        `checkpoints` is not used: they are kept below the cache.
+
+    Returns
+    -------
+    The run, durable below ``cache/runs``: a head on features of the last frozen layer.
+
+    Raises
+    ------
+    InvalidInput
+        The starting run has another head or was a control; no layer is of that name; as `train`.
+    NotFound
+        The starting run's feature set, its images or its weights are gone, or no set with views is
+        embedded at the last frozen layer.
+    Conflict
+        The weights are not those of the starting run, or another process is at the same training.
+    """
+    work = _Work(start=start, request=request, cache=cache, options=options, streaming=streaming)
+    _check(work)
+    with open_record(_starting_record(start, cache)) as source:
+        plan = _plan(work, source)
+        record = _committed(work, plan, source)
+        if request.tell is not None:
+            request.tell(_told(work, plan, source, record))
+        if record is None:
+            return _from_images(work, plan, source)
+        with open_record(record) as features:
+            return _train(work, plan, features)
+
+
+def _check(work: _Work) -> None:
+    start = work.start
+    if start.head != DenseSettings.head:
+        raise InvalidInput(
+            f"run {start.id}: expected a {DenseSettings.head} head to start from, "
+            f"found {start.head}",
+            next_step=f"fs train {start.features.name} --head {DenseSettings.head}, "
+            "then start from that run",
+        )
+    if start.shuffled_labels:
+        raise InvalidInput(
+            f"run {start.id} is a control: its head has learned shuffled labels",
+            next_step="start from a run without --shuffle-labels",
+        )
+    if work.options.views is not None and work.streaming.augmentation is not None:
+        raise InvalidInput(
+            "expected stored views, or images augmented in every epoch; found both",
+            next_step="leave out --views or --augment",
+        )
+
+
+def _starting_record(start: Run, cache: Path) -> Record:
+    try:
+        return Catalogue(cache).find(start.features.fingerprint)
+    except NotFound as error:
+        raise NotFound(
+            f"the feature set of run {start.id} is not in cache {cache}: {start.features.name}, "
+            f"fingerprint {start.features.fingerprint[:12]}",
+            next_step="embed that dataset again; the same images under the same recipe are the "
+            "same feature set",
+        ) from error
+
+
+def _plan(work: _Work, source: FeatureSet) -> _Plan:
+    """Build the starting network, and find where it is cut and what is trained behind the cut."""
+    with quiet_startup():
+        from featurestore.backbones.cuts import last_frozen_layer, unfrozen_layers
+        from featurestore.backbones.network import NetworkSettings, load_network
+        from featurestore.training.tail import FineTunedHead
+        from featurestore.training.tail_network import count_parameters, start_from
+
+    recipe = recipe_of(work.start).clean
+    weights = work.streaming.weights or str(source.record.provenance.get("weights") or "")
+    if not weights:
+        raise NotFound(
+            f"feature set {source.name} does not say where its weights were",
+            next_step="name them with --weights",
+        )
+    dense = cast("DenseHead", work.start.load_head()).model_
+    base = cast("Network", network_of(recipe, weights=weights)).model
+    unfrozen = unfrozen_layers(base, work.request.unfreeze)
+    cut = last_frozen_layer(base, unfrozen)
+    frozen = load_network(
+        NetworkSettings(
+            spec=get_spec(recipe.backbone),
+            weights=parse_weights(weights),
+            layer=cut,
+            size=recipe.size,
+            precision=recipe.precision,
+            dtype=recipe.dtype,
+            batch_size=work.streaming.batch_size,
+        )
+    )
+    settings = _settings(work, recipe, cut)
+    return _Plan(
+        recipe=dataclasses.replace(
+            recipe, layer=cut, pooling="none", weights_sha256=frozen.weights_sha256
+        ),
+        frozen=frozen,
+        weights=weights,
+        head=FineTunedHead(settings, start_from(settings, base, dense)),
+        parameters=count_parameters(base, dense, unfrozen),
+    )
+
+
+def _settings(work: _Work, recipe: Recipe, cut: str) -> FineTuneSettings:
+    request, dense = work.request, cast(DenseSettings, work.start.settings)
+    return FineTuneSettings(
+        backbone=recipe.backbone,
+        size=recipe.size,
+        layer=recipe.layer,
+        pooling=recipe.pooling,
+        precision=recipe.precision,
+        cut=cut,
+        unfreeze=tuple(request.unfreeze),
+        statistics=request.statistics,
+        units=dense.units,
+        dropout=dense.dropout,
+        scaled=dense.scaled,
+        epochs=request.epochs,
+        batch_size=request.batch_size,
+        optimizer=request.optimizer,
+        learning_rate=request.learning_rate,
+        patience=request.patience,
+        class_weight=request.class_weight,
+    )
+
+
+def _committed(work: _Work, plan: _Plan, source: FeatureSet) -> Record | None:
+    """Return the newest set of the same images at the cut; with views if, and only if, asked for.
+
+    Where none is without views, the rows of one that has them are the same.
+
+    Raises
+    ------
+    NotFound
+        Views are asked for and no set has any.
+    """
+    asked = work.options.views is not None
+    found = [
+        record
+        for record in Catalogue(work.cache).records()
+        if record.recipe.clean == plan.recipe
+        and record.manifest_fingerprint == source.manifest_fingerprint
+        and (record.recipe.augmentation is not None or not asked)
+    ]
+    if asked and not found:
+        raise NotFound(
+            f"no views of these images are embedded at layer {plan.recipe.layer}",
+            next_step=f"{_embed_command(work, plan, source)} --views {work.options.views}",
+        )
+    return max(
+        found,
+        key=lambda record: ((record.recipe.augmentation is not None) == asked, record.sequence),
+        default=None,
+    )
+
+
+def _told(work: _Work, plan: _Plan, source: FeatureSet, record: Record | None) -> str:
+    layer = plan.recipe.layer
+    if work.streaming.augmentation is not None:
+        return f"every epoch runs augmented images through the frozen layers, up to {layer}"
+    if record is not None:
+        return f"training from the features of {record.name}: the layers up to {layer} do not run"
+    return (
+        f"no features of layer {layer} are embedded: images run through the frozen layers up to "
+        f"it. To do so once for every such training: {_embed_command(work, plan, source)}"
+    )
+
+
+def _embed_command(work: _Work, plan: _Plan, source: FeatureSet) -> str:
+    """Return what embeds the starting run's images at the cut, as it would be typed."""
+    recipe, provenance = plan.recipe, source.record.provenance
+    dataset = Path(work.streaming.images or str(provenance.get("source", "DATASET")))
+    height, width = recipe.size
+    words = [
+        *("fs", "embed", str(dataset), "--backbone", recipe.backbone, "--layer", recipe.layer),
+        *("--weights", plan.weights, "--size", f"{height}x{width}"),
+        *("--precision", recipe.precision),
+    ]
+    if recipe.interpolation != "bilinear":
+        words += ["--interpolation", recipe.interpolation]
+    if recipe.dtype != "float16":
+        words += ["--dtype", recipe.dtype]
+    if provenance.get("split"):
+        words += ["--split", str(provenance["split"]), "--seed", str(provenance.get("seed") or 0)]
+    given = dataset.stem if dataset.is_file() else dataset.name
+    if dataset_name(given) != source.record.dataset:
+        words += ["--name", source.record.dataset]
+    return shlex.join([*words, "--cache", str(work.cache)])
+
+
+def _from_images(work: _Work, plan: _Plan, source: FeatureSet) -> Run:
+    """Train on features of the cut that are computed now."""
+    # The rows that are computed are kept in one half, and held by the fit in the other.
+    half = dataclasses.replace(work.options, memory_bytes=work.options.memory_bytes // 2)
+    features = StreamedFeatures(
+        source,
+        plan.recipe,
+        stream_network(source, plan.recipe, _streaming(work, plan)),
+        options=work.streaming,
+        memory_bytes=half.memory_bytes,
+    )
+    return _train(dataclasses.replace(work, options=half), plan, features, source)
+
+
+def _streaming(work: _Work, plan: _Plan) -> StreamOptions:
+    """Return options by which the network that is loaded already is used."""
+    if work.streaming.network is not None:
+        return work.streaming
+    return dataclasses.replace(work.streaming, network=lambda _: plan.frozen)
+
+
+def _train(
+    work: _Work,
+    plan: _Plan,
+    features: FeatureSet | StreamedFeatures,
+    source: FeatureSet | None = None,
+) -> Run:
+    """Train on the rows of `features`; `source` is where their images are, if not there."""
+    options, augmentation = work.options, work.streaming.augmentation
+    shown = None if augmentation is None else {**augmentation.to_dict(), "seed": options.seed}
+    passage = Passage(
+        path=PATH,
+        head=plan.head,
+        train=_augmented(work, plan, features, source),
+        augmentation=shown,
+        started_from=work.start.id,
+        parameters=plan.parameters,
+        comparable=work.start.features.comparable,
+    )
+    settings = plan.head.settings
+    facts = {
+        "path": PATH,
+        "features": features.fingerprint,
+        "feature_set": features.name,
+        "head": settings.head,
+        "settings": settings.to_dict(),
+        "seed": options.seed,
+        "shuffled_labels": options.shuffle_labels,
+        "augmentation": shown,
+        "views": options.views,
+        "started_from": work.start.id,
+    }
+    with checkpoints_of(
+        facts, cache=work.cache, resumption=work.streaming.resumption
+    ) as checkpoints:
+        return train(
+            features,
+            settings,
+            cache=work.cache,
+            options=dataclasses.replace(options, checkpoints=checkpoints),
+            passage=passage,
+        )
+
+
+def _augmented(
+    work: _Work,
+    plan: _Plan,
+    features: FeatureSet | StreamedFeatures,
+    source: FeatureSet | None,
+) -> SampleRows | None:
+    """Return training rows that differ by epoch; None where the rows of the features are meant."""
+    augmentation = work.streaming.augmentation
+    if augmentation is None:
+        return None
+    images = source if source is not None else cast(FeatureSet, features)
+    held = stored_bytes(features["validation"]) if "validation" in features.splits else 0
+    return AugmentedRows(
+        cast(HashedRows, features["train"]),
+        open_pixels(
+            images,
+            "train",
+            plan.recipe,
+            options=work.streaming,
+            memory_bytes=max(0, work.options.memory_bytes - held),
+        ),
+        stream_network(images, plan.recipe, _streaming(work, plan)),
+        augmentation=augmentation,
+        seed=work.options.seed,
+    )
