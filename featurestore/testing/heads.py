@@ -19,6 +19,7 @@ from featurestore.errors import IntegrityError, InvalidInput
 from featurestore.recipe import Recipe
 from featurestore.training.contract import FitOptions, Head, HeadSettings
 from featurestore.training.heads import build_settings, create_head, stored_settings
+from featurestore.training.views import ViewRows
 
 RECIPE = Recipe(
     backbone="vgg16",
@@ -132,10 +133,14 @@ Fitted = Callable[[int], Head]
 
 
 class HeadConformance:
-    """Inherit from it, name the head, and give settings under which it learns `blobs` quickly."""
+    """Inherit from it, name the head, and give settings under which it learns `blobs` quickly.
+
+    `copies_tolerance` is how far a probability may move where every row comes several times.
+    """
 
     head: ClassVar[str]
     fields: ClassVar[Mapping[str, object]]
+    copies_tolerance: ClassVar[float] = 1e-4
 
     @pytest.fixture(params=[2, 3], ids=["two-classes", "three-classes"])
     def n_classes(self, request: pytest.FixtureRequest) -> int:
@@ -178,6 +183,50 @@ class HeadConformance:
         fresh = blobs(200, n_classes=n_classes, seed=9)
         predicted = fitted(n_classes).predict_proba(fresh.features).argmax(axis=1)
         assert np.mean(predicted == fresh.labels) > 0.9
+
+    def test_views_are_learned_from(self, n_classes: int, tmp_path: Path) -> None:
+        """Images with views that vary are learned too, and the head is saved as others are."""
+        train = ViewRows(varied(blobs(66, n_classes=n_classes), views=3), views=3, seed=3)
+        options = FitOptions(n_classes=n_classes, seed=3)
+        head = create_head(self.settings()).fit(train, None, options=options)
+        fresh = blobs(200, n_classes=n_classes, seed=9)
+        found = head.predict_proba(fresh.features)
+        assert np.mean(found.argmax(axis=1) == fresh.labels) > 0.9
+        path = tmp_path / f"model{head.suffix}"
+        head.save(path)
+        loaded = create_head(self.settings()).load(
+            path, feature_shape=(2, 2, 8), n_classes=n_classes
+        )
+        np.testing.assert_array_equal(loaded.predict_proba(fresh.features), found)
+
+    def test_views_move_the_fit(self) -> None:
+        """A head that left the views out would be the one without them."""
+        rows = varied(blobs(66, n_classes=2, distance=0.5), views=3, spread=30.0)
+        options = FitOptions(n_classes=2, seed=3)
+        with_views, without = (
+            create_head(self.settings()).fit(each, None, options=options)
+            for each in (ViewRows(rows, views=3, seed=3), rows)
+        )
+        fresh = blobs(200, n_classes=2, distance=0.5, seed=9).features
+        moved = np.abs(with_views.predict_proba(fresh) - without.predict_proba(fresh))
+        assert moved.max() > 0.01
+
+    @pytest.mark.parametrize("views", [1, 3])
+    def test_views_that_are_copies_change_nothing(self, n_classes: int, views: int) -> None:
+        """An image counts once, however many views it has, and the settings mean the same."""
+        rows = blobs(66, n_classes=n_classes, distance=0.5)
+        copies = dataclasses.replace(rows, versions=np.stack([rows.features] * views))
+        options = FitOptions(n_classes=n_classes, seed=3)
+        once, several = (
+            create_head(self.settings()).fit(each, None, options=options)
+            for each in (rows, ViewRows(copies, views=views, seed=3))
+        )
+        fresh = blobs(100, n_classes=n_classes, distance=0.5, seed=9).features
+        np.testing.assert_allclose(
+            several.predict_proba(fresh), once.predict_proba(fresh), atol=self.copies_tolerance
+        )
+        for name in ("c", "folds"):
+            assert several.chosen_.get(name) == once.chosen_.get(name)
 
     def test_fit_sets_what_was_learned(self, n_classes: int) -> None:
         """`fit` returns the head, with the sizes it was fitted to; the settings stay."""

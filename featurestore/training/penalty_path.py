@@ -12,7 +12,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from featurestore.training.folds import possible_folds
 from featurestore.training.logistic_solver import Problem, Shared, Solution, solve
 from featurestore.training.settings import LogisticSettings
-from featurestore.training.sklearn_model import random_state
+from featurestore.training.sklearn_model import FlatRows, random_state
 
 # Half decades around the default. Best of them, measured: 30 or 100, by the folds, on 2,000
 # photographs (VGG16 block5_pool); 300 on 50 of them and 1,000 on 100; 30 on their features averaged
@@ -56,30 +56,34 @@ class Choice:
         }
 
 
-def choose_c(shared: Shared, y: np.ndarray, *, settings: LogisticSettings, seed: int) -> Choice:
+def choose_c(shared: Shared, rows: FlatRows, *, settings: LogisticSettings, seed: int) -> Choice:
     """Return the value of `C_GRID` with the lowest mean cross-validated log loss.
 
-    By log loss, since accuracy moves in steps of one row and ties over much of the grid, and
-    since the head is asked for probabilities. Of equal losses the smallest `c`, the stronger
-    penalty, wins. Columns were centred and scaled over all rows, those held out too; nothing else
-    is known of them while they are held out.
+    A fold holds out images with all of their views, and is judged on the images themselves; the
+    folds are those without views. By log loss, since accuracy moves in steps of one row and ties
+    over much of the grid, and since the head is asked for probabilities. Of equal losses the
+    smallest `c`, the stronger penalty, wins. Columns were centred and scaled over all rows, those
+    held out too; nothing else is known of them while they are held out.
 
     Raises
     ------
     InvalidInput
         A class has one row only.
     """
+    labels = rows.image_labels
     used, notes = possible_folds(
-        y, asked=settings.folds, head=settings.head, instead="give --C instead of --tune"
+        labels, asked=settings.folds, head=settings.head, instead="give --C instead of --tune"
     )
-    held_out = draw_folds(y, folds=used, seed=seed)
-    weights = row_weights(y, settings.class_weight)
-    fold_weights = [np.where(held, 0.0, weights) for held in held_out]
+    held_out = draw_folds(labels, folds=used, seed=seed)
+    weights = row_weights(rows, settings.class_weight)
+    fold_weights = [np.where(rows.of_images(held), 0.0, weights) for held in held_out]
     problems = [Problem(c, within) for c in C_GRID for within in fold_weights]
-    solutions = solve(shared, y, problems, tolerance=TUNING_TOLERANCE, max_iter=settings.max_iter)
+    solutions = solve(
+        shared, rows.y, problems, tolerance=TUNING_TOLERANCE, max_iter=settings.max_iter
+    )
     scores, unfinished = [], 0
     for k, solution in enumerate(solutions):
-        scores.append(_score(solution, y, held_out[k % used]))
+        scores.append(_score(solution, labels, held_out[k % used]))
         unfinished += solution.distance > TUNING_TOLERANCE
     losses, accuracies = np.reshape(scores, (len(C_GRID), used, 2)).mean(axis=1).T
     best = int(losses.argmin())
@@ -105,17 +109,21 @@ def draw_folds(y: np.ndarray, *, folds: int, seed: int) -> list[np.ndarray]:
     return [np.isin(np.arange(len(y)), held_out) for _, held_out in parts]
 
 
-def row_weights(y: np.ndarray, class_weight: str) -> np.ndarray:
-    """Return (N,) weights of rows in the loss, by class."""
-    weights: np.ndarray = compute_sample_weight(
-        "balanced" if class_weight == "balanced" else None, y
+def row_weights(rows: FlatRows, class_weight: str) -> np.ndarray:
+    """Return (N,) weights of rows in the loss: an image's by its class, shared by its versions."""
+    of_images = compute_sample_weight(
+        "balanced" if class_weight == "balanced" else None, rows.image_labels
     )
+    weights: np.ndarray = rows.of_images(of_images) / rows.versions
     return weights
 
 
 def _score(solution: Solution, y: np.ndarray, held_out: np.ndarray) -> tuple[float, float]:
-    """Return mean log loss and accuracy on the held-out rows; of equal logits the first wins."""
-    logits, labels = solution.logits[held_out], y[held_out]
+    """Return mean log loss and accuracy on the held-out images; of equal logits the first wins.
+
+    `held_out` is (images,), and those are the first rows.
+    """
+    logits, labels = solution.logits[: len(held_out)][held_out], y[held_out]
     if logits.shape[1] == 1:
         logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
     given = log_softmax(logits, axis=1)[np.arange(len(labels)), labels]

@@ -9,16 +9,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.utils import all_estimators
+from sklearn.utils.validation import has_fit_parameter
 
 from featurestore.errors import InvalidInput
-from featurestore.training.calibrated import FOLDS, calibrated
+from featurestore.training.calibrated import FOLDS, calibrated, fit_calibrated
 from featurestore.training.contract import FitOptions
 from featurestore.training.sklearn_heads import Fit, check_calibrated
-from featurestore.training.sklearn_model import SklearnHead, fit_estimator, random_state
+from featurestore.training.sklearn_model import (
+    FlatRows,
+    SklearnHead,
+    fit_estimator,
+    random_state,
+)
 from featurestore.training.sklearn_settings import SklearnSettings
 
 
@@ -37,20 +42,28 @@ class AnySklearnHead(SklearnHead[SklearnSettings]):
         """The class, or `CalibratedClassifierCV` around it."""
         return CalibratedClassifierCV if _needs_calibration(self._create(0)) else self._class()
 
-    def fit_model(self, X: np.ndarray, y: np.ndarray, *, options: FitOptions) -> Fit:
-        """Fit on the features as they are, in float64."""
+    def fit_model(self, rows: FlatRows, *, options: FitOptions) -> Fit:
+        """Fit on the features as they are, in float64.
+
+        Each version of an image has its share of the image's weight, where the class takes weights.
+        """
         head = self.settings.head
         model = self._create(options.seed)
-        notes: tuple[str, ...] = ()
+        notes = _view_notes(head, model) if rows.versions > 1 else ()
         if _needs_calibration(model):
-            model, notes = calibrated(model, y, head=head, folds=FOLDS, seed=options.seed)
-        notes += fit_estimator(head, model, X, y)
-        if isinstance(model, KNeighborsClassifier) and model.n_neighbors > len(X):
+            model, few = calibrated(
+                model, rows.image_labels, head=head, folds=FOLDS, seed=options.seed
+            )
+            notes += few + fit_calibrated(head, model, rows)
+        else:
+            weights = rows.weights() if has_fit_parameter(model, "sample_weight") else None
+            notes += fit_estimator(head, model, rows.X, rows.y, sample_weight=weights)
+        if isinstance(model, KNeighborsClassifier) and model.n_neighbors > len(rows.X):
             # Without a word some metrics would count rows that are not near.
             raise InvalidInput(
-                f"head {head}: {model.n_neighbors} neighbours are more than the {len(X)} training "
-                "rows",
-                next_step=f"--params '{{\"n_neighbors\": {len(X)}}}', or fewer",
+                f"head {head}: {model.n_neighbors} neighbours are more than the {len(rows.X)} "
+                "training rows",
+                next_step=f"--params '{{\"n_neighbors\": {len(rows.X)}}}', or fewer",
             )
         return model, notes
 
@@ -72,6 +85,22 @@ class AnySklearnHead(SklearnHead[SklearnSettings]):
         if _draws_seed(created, parameters):
             parameters["random_state"] = random_state(seed)
         return created(**parameters)
+
+
+def _view_notes(head: str, model: Any) -> tuple[str, ...]:
+    """Return what a reader must know of a class that was not made for versions of images."""
+    notes = []
+    if not has_fit_parameter(model, "sample_weight"):
+        notes.append(
+            f"head {head}: its fit takes no weights: every view counts as a row of its own"
+        )
+    parameters = model.get_params()
+    if "cv" in parameters or parameters.get("early_stopping", False):
+        notes.append(
+            f"head {head}: it sets rows apart by itself, and views of one image may lie on both "
+            "sides"
+        )
+    return tuple(notes)
 
 
 def find_classifier(path: str) -> Any:

@@ -13,10 +13,11 @@ from sklearn.svm import LinearSVC
 from sklearn.utils.class_weight import compute_sample_weight
 
 from featurestore.errors import IntegrityError, InvalidInput
-from featurestore.training.calibrated import calibrated
+from featurestore.training.calibrated import calibrated, fit_calibrated
 from featurestore.training.contract import FitOptions
 from featurestore.training.sklearn_model import (
     BLOCK_ROWS,
+    FlatRows,
     SklearnHead,
     fit_estimator,
     random_state,
@@ -31,6 +32,8 @@ from featurestore.training.sklearn_settings import (
 from featurestore.training.spread import mean_and_variance
 
 Fit = tuple[Any, tuple[str, ...]]
+
+_LEAF_IMAGES = 20  # scikit-learn's default
 
 
 class LinearSvmHead(SklearnHead[LinearSvmSettings]):
@@ -53,9 +56,9 @@ class LinearSvmHead(SklearnHead[LinearSvmSettings]):
         """`CalibratedClassifierCV`."""
         return CalibratedClassifierCV
 
-    def fit_model(self, X: np.ndarray, y: np.ndarray, *, options: FitOptions) -> Fit:
+    def fit_model(self, rows: FlatRows, *, options: FitOptions) -> Fit:
         """Fit on features of total variance 1, and give the coefficients that belong to X."""
-        settings = self.settings
+        settings, X, y = self.settings, rows.X, rows.image_labels
         blocks = (X[start : start + BLOCK_ROWS] for start in range(0, len(X), BLOCK_ROWS))
         mean, variance = mean_and_variance(blocks, head=settings.head)
         scale = np.sqrt(variance)
@@ -70,7 +73,7 @@ class LinearSvmHead(SklearnHead[LinearSvmSettings]):
         )
         model, few = calibrated(svm, y, head=settings.head, folds=settings.folds, seed=options.seed)
         weights = compute_sample_weight("balanced", y) if settings.class_weight != "none" else None
-        notes = fit_estimator(settings.head, model, X, y, sample_weight=weights)
+        notes = fit_calibrated(settings.head, model, rows, of_images=weights)
         (fitted,) = model.calibrated_classifiers_
         inner = fitted.estimator
         inner.coef_ = inner.coef_ / scale
@@ -98,19 +101,25 @@ class KnnHead(SklearnHead[KnnSettings]):
         """`KNeighborsClassifier`."""
         return KNeighborsClassifier
 
-    def fit_model(self, X: np.ndarray, y: np.ndarray, *, options: FitOptions) -> Fit:
-        """Keep the rows; of fewer rows than neighbours, all vote."""
+    def fit_model(self, rows: FlatRows, *, options: FitOptions) -> Fit:
+        """Keep the rows; of fewer rows than neighbours, all vote.
+
+        With views as many rows vote as that number of images has.
+        """
         settings = self.settings
-        neighbors = min(settings.neighbors, len(X))
+        neighbors = min(settings.neighbors, rows.images)
         model = KNeighborsClassifier(
-            neighbors, weights=settings.weights, metric=settings.metric, algorithm="brute"
+            neighbors * rows.versions,
+            weights=settings.weights,
+            metric=settings.metric,
+            algorithm="brute",
         )
-        notes = fit_estimator(settings.head, model, X, y)
-        counts = np.bincount(y)
+        notes = fit_estimator(settings.head, model, rows.X, rows.y)
+        counts = np.bincount(rows.image_labels)
         if neighbors < settings.neighbors:
             notes += (
                 f"head {settings.head}: {neighbors} neighbours instead of {settings.neighbors}: "
-                f"there are {len(X)} training rows",
+                f"there are {rows.images} training rows",
             )
         elif counts.min() < settings.neighbors:
             notes += (
@@ -137,17 +146,22 @@ class RandomForestHead(SklearnHead[RandomForestSettings]):
         """`RandomForestClassifier`."""
         return RandomForestClassifier
 
-    def fit_model(self, X: np.ndarray, y: np.ndarray, *, options: FitOptions) -> Fit:
-        """Grow the trees; each has its own generator, so their order does not matter."""
+    def fit_model(self, rows: FlatRows, *, options: FitOptions) -> Fit:
+        """Grow the trees; each has its own generator, so their order does not matter.
+
+        With views each tree draws as many rows as there are images: were it as many as there are
+        rows, every tree would see nearly every image.
+        """
         settings = self.settings
         model = RandomForestClassifier(
             settings.trees,
             max_depth=settings.max_depth,
             class_weight=weight_option(settings.class_weight),
+            max_samples=None if rows.versions == 1 else rows.images,
             n_jobs=-1,
             random_state=random_state(options.seed),
         )
-        notes = fit_estimator(settings.head, model, X, y)
+        notes = fit_estimator(settings.head, model, rows.X, rows.y)
         model.set_params(n_jobs=None)
         return model, notes
 
@@ -164,8 +178,8 @@ class GradientBoostingHead(SklearnHead[GradientBoostingSettings]):
         """`HistGradientBoostingClassifier`."""
         return HistGradientBoostingClassifier
 
-    def fit_model(self, X: np.ndarray, y: np.ndarray, *, options: FitOptions) -> Fit:
-        """Boost for every tree of the settings."""
+    def fit_model(self, rows: FlatRows, *, options: FitOptions) -> Fit:
+        """Boost for every tree of the settings. A leaf has 20 images or more, counted in rows."""
         settings = self.settings
         model = HistGradientBoostingClassifier(
             max_iter=settings.trees,
@@ -174,12 +188,14 @@ class GradientBoostingHead(SklearnHead[GradientBoostingSettings]):
             max_depth=settings.max_depth,
             max_bins=settings.max_bins,
             max_features=settings.max_features,
+            min_samples_leaf=_LEAF_IMAGES * rows.versions,
             class_weight=weight_option(settings.class_weight),
             categorical_features=None,
             early_stopping=False,
             random_state=random_state(options.seed),
         )
-        return model, fit_estimator(settings.head, model, X, y)
+        notes = fit_estimator(settings.head, model, rows.X, rows.y, sample_weight=rows.weights())
+        return model, notes
 
 
 class NearestCentroidHead(SklearnHead[NearestCentroidSettings]):
@@ -195,16 +211,16 @@ class NearestCentroidHead(SklearnHead[NearestCentroidSettings]):
         """`NearestCentroid`."""
         return NearestCentroid
 
-    def fit_model(self, X: np.ndarray, y: np.ndarray, *, options: FitOptions) -> Fit:
+    def fit_model(self, rows: FlatRows, *, options: FitOptions) -> Fit:
         """Average the rows of each class."""
-        if len(X) <= options.n_classes:
+        if rows.images <= options.n_classes:
             raise InvalidInput(
                 f"head {self.settings.head}: expected more training rows than classes, found "
-                f"{len(X)} rows of {options.n_classes} classes",
+                f"{rows.images} rows of {options.n_classes} classes",
                 next_step="add images, or use --head knn",
             )
         model = NearestCentroid()
-        notes = fit_estimator(self.settings.head, model, X, y)
+        notes = fit_estimator(self.settings.head, model, rows.X, rows.y)
         return model, tuple(note for note in notes if self._EXPECTED not in note)
 
 

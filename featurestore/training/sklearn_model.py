@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 import math
 import warnings
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from featurestore.errors import InvalidInput
 from featurestore.training.contract import FitOptions, HeadSettings, NotConverged, Rows, check_rows
 from featurestore.training.skops_models import SUFFIX, library_versions, load_model, save_model
+from featurestore.training.views import ViewRows
 
 # At a time: 512 rows of 8,192 columns are 32 MB in float64.
 BLOCK_ROWS = 512
@@ -32,6 +34,49 @@ _REFUSALS = (
     ValueError,
 )
 Settings = TypeVar("Settings", bound=HeadSettings)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FlatRows:
+    """Training rows as scikit-learn takes them: the images, then each of their views.
+
+    Parameters
+    ----------
+    X
+        (versions * images, D): version v of image i is row ``v * images + i``; version 0 is the
+        image itself.
+    y
+        (versions * images,) labels.
+    versions
+        1 where there are no views.
+    """
+
+    X: np.ndarray
+    y: np.ndarray
+    versions: int = 1
+
+    @property
+    def images(self) -> int:
+        """Number of images."""
+        return len(self.X) // self.versions
+
+    @property
+    def image_labels(self) -> np.ndarray:
+        """(images,) labels."""
+        return self.y[: self.images]
+
+    def of_images(self, values: np.ndarray) -> np.ndarray:
+        """Return for every row what (images,) says of its image."""
+        return np.tile(values, self.versions) if self.versions > 1 else values
+
+    def weights(self, of_images: np.ndarray | None = None) -> np.ndarray | None:
+        """Return what each row counts, so that an image counts (images,) however many rows it has.
+
+        None of the images is 1 of each; None of the rows, that all count 1.
+        """
+        if of_images is None:
+            return None if self.versions == 1 else np.full(len(self.X), 1 / self.versions)
+        return self.of_images(of_images) / self.versions
 
 
 class EstimatorHead(abc.ABC, Generic[Settings]):
@@ -111,13 +156,17 @@ class SklearnHead(EstimatorHead[Settings]):
         """Return an upper bound of what a fit holds at once, rows included."""
 
     @abc.abstractmethod
-    def fit_model(
-        self, X: np.ndarray, y: np.ndarray, *, options: FitOptions
-    ) -> tuple[Any, tuple[str, ...]]:
-        """Return an estimator fitted to (N, D) features, and what a reader must be told."""
+    def fit_model(self, rows: FlatRows, *, options: FitOptions) -> tuple[Any, tuple[str, ...]]:
+        """Return an estimator fitted to the rows, and what a reader must be told.
+
+        An image counts as much with views as without, and the settings mean the same. The rows are
+        the fit's own, to scale in place.
+        """
 
     def fit(self, train: Rows, validation: Rows | None, *, options: FitOptions) -> Self:
-        """Fit to all of `train`. Warns `NotConverged`, and notes it, where that was so.
+        """Fit to all of `train`, of `ViewRows` to the images and to every view of them.
+
+        Warns `NotConverged`, and notes it, where that was so.
 
         Raises
         ------
@@ -128,11 +177,12 @@ class SklearnHead(EstimatorHead[Settings]):
         check_memory(
             self.settings.head,
             train,
-            needed=self.needed_bytes(len(train), columns, n_classes=options.n_classes),
+            needed=self.needed_bytes(
+                len(train) * _versions(train), columns, n_classes=options.n_classes
+            ),
             allowed=options.memory_bytes,
         )
-        X, y = load_flat(train, self.dtype)
-        model, notes = self.fit_model(X, y, options=options)
+        model, notes = self.fit_model(load_flat(train, self.dtype), options=options)
         self._adopt(model, train.feature_shape, notes=notes)
         for note in notes:
             if "did not converge" in note:
@@ -149,21 +199,35 @@ def check_memory(head: str, train: Rows, *, needed: int, allowed: int) -> None:
         `needed` is above `allowed`.
     """
     if needed > allowed:
+        views = _versions(train) - 1
         raise InvalidInput(
-            f"head {head}: {len(train)} training rows of {math.prod(train.feature_shape)} values "
+            f"head {head}: {len(train)} training rows "
+            f"{f'with {views} views each, ' if views else ''}"
+            f"of {math.prod(train.feature_shape)} values "
             f"need {needed / 2**30:.2f} GiB of memory, {allowed / 2**30:.2f} GiB allowed",
-            next_step=f"--memory {math.ceil(needed / 2**20)}MiB, or a head that streams: "
+            next_step=f"--memory {math.ceil(needed / 2**20)}MiB, "
+            f"{'fewer --views, ' if views else ''}or a head that streams: "
             "--head sgd or --head dense",
         )
 
 
-def load_flat(rows: Rows, dtype: type[np.floating[Any]]) -> tuple[np.ndarray, np.ndarray]:
-    """Return (N, D) features and labels, never holding the stored features whole beside them."""
-    X = np.empty((len(rows), math.prod(rows.feature_shape)), dtype)
-    for start in range(0, len(X), BLOCK_ROWS):
-        stop = min(start + BLOCK_ROWS, len(X))
+def load_flat(rows: Rows, dtype: type[np.floating[Any]]) -> FlatRows:
+    """Return every row, never holding the stored features whole beside them."""
+    count, versions = len(rows), _versions(rows)
+    X = np.empty((count * versions, math.prod(rows.feature_shape)), dtype)
+    for start in range(0, count, BLOCK_ROWS):
+        stop = min(start + BLOCK_ROWS, count)
         X[start:stop] = rows.read(start, stop).reshape(stop - start, -1)
-    return X, rows.labels
+        if isinstance(rows, ViewRows):
+            for view in range(rows.views):
+                at = (view + 1) * count
+                read = rows.read_view(view, start, stop)
+                X[at + start : at + stop] = read.reshape(stop - start, -1)
+    return FlatRows(X, np.tile(rows.labels, versions) if versions > 1 else rows.labels, versions)
+
+
+def _versions(rows: Rows) -> int:
+    return 1 + rows.views if isinstance(rows, ViewRows) else 1
 
 
 def predict_blocks(

@@ -13,17 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, Ridge
+from sklearn.metrics import log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from featurestore.errors import IntegrityError, InvalidInput
-from featurestore.testing.heads import HeadConformance, MemoryRows, blobs
+from featurestore.testing.heads import HeadConformance, MemoryRows, blobs, varied
 from featurestore.training import penalty_path
 from featurestore.training.contract import DEFAULT_MEMORY_BYTES, FitOptions, NotConverged
 from featurestore.training.heads import create_head
 from featurestore.training.logistic_solver import share
 from featurestore.training.penalty_path import C_GRID, draw_folds
 from featurestore.training.settings import LogisticSettings
+from featurestore.training.sklearn_model import FlatRows
+from featurestore.training.views import ViewRows
 
 DEFAULTS = {}
 TUNED = {"tune": True, "folds": 3, "standardise": True, "class_weight": "balanced"}
@@ -227,6 +230,52 @@ def test_folds_hold_out_every_row_once_and_every_class_in_proportion(counts, see
         assert all(abs(n - count / 3) < 1 for n, count in zip(found, counts, strict=True))
 
 
+@pytest.mark.parametrize("n_classes", [2, 4])
+@pytest.mark.parametrize("class_weight", ["none", "balanced"])
+@pytest.mark.parametrize("shape", [(2, 2, 8), (2, 2, 200)], ids=["N>D", "N<D"])
+def test_with_views_it_is_the_optimum_of_weighted_rows(n_classes, class_weight, shape):
+    train = varied(uneven(90, n_classes, shape), views=2)
+    head = fit(ViewRows(train, views=2, seed=0), n_classes, class_weight=class_weight)
+    X = np.concatenate([train.features, *train.versions]).reshape(3 * len(train), -1)
+    X, y = X.astype("float64"), np.tile(train.labels, 3)
+    assert head.model_.C * X.var(axis=0).sum() == pytest.approx(100)
+    direct = LogisticRegression(
+        C=head.model_.C,
+        class_weight=None if class_weight == "none" else class_weight,
+        solver="newton-cholesky",
+        tol=1e-13,
+    ).fit(X, y, sample_weight=np.full(len(y), 1 / 3))
+    assert relative(head.model_.coef_, direct.coef_) < 2e-5
+
+
+def test_tuning_with_views_holds_out_images_and_judges_them_alone():
+    train = varied(blobs(60, n_classes=2, distance=0.3), views=2, spread=30.0)
+    head = fit(ViewRows(train, views=2, seed=1), tune=True, folds=3, seed=1)
+    rows = np.concatenate([train.features, *train.versions])
+    X, y = scaled(MemoryRows(rows, np.tile(train.labels, 3))), train.labels
+    expected = []
+    for c in C_GRID:
+        losses = []
+        for held in draw_folds(y, folds=3, seed=1):
+            kept = np.tile(~held, 3)
+            weights = np.full(kept.sum(), 1 / 3)
+            model = LogisticRegression(C=c, tol=1e-8, max_iter=10_000)
+            model.fit(X[kept], np.tile(y, 3)[kept], sample_weight=weights)
+            losses.append(log_loss(y[held], model.predict_proba(X[:60][held])))
+        expected.append(np.mean(losses))
+    np.testing.assert_allclose(head.chosen_["log_loss"], expected, rtol=2e-3)
+
+
+def test_views_count_against_the_memory():
+    rows = varied(blobs(500, n_classes=2, feature_shape=(400,)), views=6)
+    within = LogisticSettings()
+    needed = create_head(within).needed_bytes(500, 400, n_classes=2)
+    fit(rows, memory_bytes=needed)
+    message = r"(?s)500 training rows with 6 views each, of 400 values.*fewer --views"
+    with pytest.raises(InvalidInput, match=message):
+        fit(ViewRows(rows, views=6, seed=0), memory_bytes=needed)
+
+
 def few_of_the_last_class(count):
     rows = blobs(60, n_classes=3, distance=0.5)
     kept = (rows.labels < 2) | (np.cumsum(rows.labels == 2) <= count)
@@ -262,7 +311,10 @@ def test_of_equal_losses_the_strongest_penalty_wins():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(penalty_path, "draw_folds", lambda y, *, folds, seed: whole)
         choice = penalty_path.choose_c(
-            share(X), np.arange(80) % 2, settings=LogisticSettings(tune=True, folds=4), seed=0
+            share(X),
+            FlatRows(X, np.arange(80) % 2),
+            settings=LogisticSettings(tune=True, folds=4),
+            seed=0,
         )
     np.testing.assert_allclose(choice.log_loss, np.log(2), rtol=1e-12)
     assert choice.c == C_GRID[0]

@@ -6,14 +6,16 @@ import sys
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from featurestore.errors import IntegrityError, InvalidInput
-from featurestore.testing.heads import HeadConformance, MemoryRows, blobs
+from featurestore.testing.heads import HeadConformance, MemoryRows, blobs, varied
 from featurestore.training.contract import FitOptions
 from featurestore.training.heads import build_settings, create_head, setting_names, stored_settings
 from featurestore.training.runs import new_run_id
 from featurestore.training.sklearn_any import _classifiers
 from featurestore.training.sklearn_settings import SklearnSettings
+from featurestore.training.views import ViewRows
 
 TREE = "sklearn.tree.DecisionTreeClassifier"
 SHALLOW = {"parameters": {"max_depth": 4}}
@@ -256,3 +258,32 @@ def test_rows_that_break_the_prediction_are_bad_input():
     head = fit("sklearn.neighbors.RadiusNeighborsClassifier", train, radius=0.01)
     with pytest.raises(InvalidInput, match="cannot give probabilities for rows 0 to 29"):
         head.predict_proba(train.features + 1)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize(
+    ("path", "parameters", "said"),
+    [
+        ("sklearn.naive_bayes.GaussianNB", {}, ""),
+        ("sklearn.neighbors.KNeighborsClassifier", {}, "its fit takes no weights"),
+        ("sklearn.linear_model.LogisticRegressionCV", {}, "it sets rows apart by itself"),
+        ("sklearn.linear_model.SGDClassifier", {}, ""),
+        ("sklearn.linear_model.SGDClassifier", {"early_stopping": True}, "sets rows apart"),
+    ],
+)
+def test_what_a_class_makes_of_views_is_noted(path, parameters, said):
+    rows = ViewRows(varied(blobs(90, n_classes=3), views=2), views=2, seed=0)
+    notes = [note for note in fit(path, rows, **parameters).notes_ if "view" in note]
+    assert len(notes) == bool(said)
+    assert all(said in note for note in notes)
+
+
+def test_weights_reach_a_class_that_takes_them():
+    rows = varied(blobs(90, n_classes=2, distance=0.4), views=2)
+    head = fit(
+        "sklearn.linear_model.LogisticRegression", ViewRows(rows, views=2, seed=0), 2, C=1e-5
+    )
+    X = np.concatenate([rows.features, *rows.versions]).reshape(270, -1).astype("float64")
+    y = np.tile(rows.labels, 3)
+    expected = LogisticRegression(C=1e-5).fit(X, y, sample_weight=np.full(270, 1 / 3))
+    np.testing.assert_allclose(head.model_.coef_, expected.coef_, rtol=1e-4)

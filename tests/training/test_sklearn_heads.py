@@ -5,12 +5,18 @@ import sys
 
 import numpy as np
 import pytest
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import StratifiedKFold
 from sklearn.svm import LinearSVC
+from sklearn.utils.class_weight import compute_sample_weight
 
 from featurestore.errors import InvalidInput
-from featurestore.testing.heads import HeadConformance, MemoryRows, blobs
+from featurestore.testing.heads import HeadConformance, MemoryRows, blobs, varied
 from featurestore.training.contract import FitOptions, NotConverged
 from featurestore.training.heads import build_settings, create_head
+from featurestore.training.views import ViewRows
 
 DEFAULTS = {}
 BALANCED_SVM = {"class_weight": "balanced", "folds": 3}
@@ -26,11 +32,13 @@ WEIGHTED = ["linear-svm", "random-forest", "gradient-boosting"]
 class TestLinearSvm(HeadConformance):
     head = "linear-svm"
     fields = DEFAULTS
+    copies_tolerance = 5e-3  # liblinear stops at 1e-4 of its first gradient
 
 
 class TestBalancedLinearSvm(HeadConformance):
     head = "linear-svm"
     fields = BALANCED_SVM
+    copies_tolerance = 5e-3
 
 
 class TestKnn(HeadConformance):
@@ -46,11 +54,13 @@ class TestEuclideanKnn(HeadConformance):
 class TestRandomForest(HeadConformance):
     head = "random-forest"
     fields = FEW_TREES
+    copies_tolerance = 0.4  # 30 trees, each of other draws
 
 
 class TestShallowRandomForest(HeadConformance):
     head = "random-forest"
     fields = SHALLOW_TREES
+    copies_tolerance = 0.3
 
 
 class TestGradientBoosting(HeadConformance):
@@ -61,6 +71,7 @@ class TestGradientBoosting(HeadConformance):
 class TestNearestCentroid(HeadConformance):
     head = "nearest-centroid"
     fields = DEFAULTS
+    copies_tolerance = 0.02  # the deviation within classes is over rows less classes
 
 
 def fit(head, train, n_classes=2, seed=0, **fields):
@@ -100,6 +111,42 @@ def test_svm_is_that_of_the_features_as_they_are(n_classes, mostly_zero):
         scaled.decision_function(centred / np.sqrt(variance)),
         atol=5e-3,  # liblinear stops at 1e-4 of its first gradient
     )
+
+
+@pytest.mark.parametrize("class_weight", ["none", "balanced"])
+def test_svm_with_views_is_calibrated_on_images_held_out_with_their_views(class_weight):
+    rows = varied(some_of_each(blobs(120, n_classes=2, distance=0.4), (60, 30)), views=2)
+    head = fit("linear-svm", ViewRows(rows, views=2, seed=0), seed=4, class_weight=class_weight)
+    versions = [flat(rows), *rows.versions.reshape(2, len(rows), -1).astype("float64")]
+    scale = np.sqrt(np.concatenate(versions).var(axis=0).sum())
+    versions = [X / scale for X in versions]
+    y, scores = rows.labels, np.empty(len(rows))
+    counted = compute_sample_weight(None if class_weight == "none" else class_weight, y)
+    folds = StratifiedKFold(5, shuffle=True, random_state=4)
+    for kept, held in folds.split(y[:, None], y):
+        svm = LinearSVC(C=3.0, random_state=4, max_iter=5000)
+        X = np.concatenate([X[kept] for X in versions])
+        svm.fit(X, np.tile(y[kept], 3), sample_weight=np.tile(counted[kept], 3) / 3)
+        scores[held] = svm.decision_function(versions[0][held])
+    sigmoid = CalibratedClassifierCV(FrozenEstimator(Scores().fit(y))).fit(
+        scores[:, None], y, sample_weight=counted
+    )
+    (expected,) = sigmoid.calibrated_classifiers_[0].calibrators
+    (found,) = head.model_.calibrated_classifiers_[0].calibrators
+    np.testing.assert_allclose([found.a_, found.b_], [expected.a_, expected.b_], rtol=0.02)
+
+
+class Scores(ClassifierMixin, BaseEstimator):
+    """Gives the scores that it is given."""
+
+    def fit(self, y):
+        self.classes_ = np.unique(y)
+        return self
+
+    def decision_function(self, X):
+        return X[:, 0]
+
+    predict = decision_function  # scikit-learn asks that there be one
 
 
 def test_svm_bears_features_far_from_zero():
@@ -193,6 +240,23 @@ def test_forest_depends_on_its_seed_and_no_core():
     assert np.abs(first - other).max() > 0
 
 
+def test_with_views_settings_count_images():
+    rows = ViewRows(varied(blobs(90, n_classes=3, distance=0.5), views=2), views=2, seed=0)
+    forest = fit("random-forest", rows, 3, **FEW_TREES).model_
+    drawn = [tree.tree_.weighted_n_node_samples[0] for tree in forest.estimators_]
+    assert drawn == [90] * 30
+    assert fit("knn", rows, 3, neighbors=4).model_.n_neighbors == 12
+    boosted = fit("gradient-boosting", rows, 3, trees=2).model_
+    leaves = [
+        node["count"]
+        for step in boosted._predictors
+        for tree in step
+        for node in tree.nodes
+        if node["is_leaf"]
+    ]
+    assert min(leaves) >= 60
+
+
 def test_columns_that_are_always_zero_are_no_news():
     train = blobs(60, n_classes=2)
     train.features[..., 0] = 0
@@ -251,6 +315,7 @@ import sklearn.ensemble, sklearn.svm
 from featurestore.testing.heads import MemoryRows
 from featurestore.training.contract import FitOptions
 from featurestore.training.heads import build_settings, create_head
+from featurestore.training.views import ViewRows
 
 
 
