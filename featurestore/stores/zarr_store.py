@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.errors import IntegrityError
-from featurestore.stores import durable, version, zarr_format
+from featurestore.stores import durable, version, zarr_chunks, zarr_format
 from featurestore.stores.contract import StorageReport, StoreLayout, Texts
 from featurestore.stores.ledger import SplitLedger
-from featurestore.stores.zarr_format import ArrayFormat, ChunkError
+from featurestore.stores.zarr_chunks import ChunkError
+from featurestore.stores.zarr_format import ArrayFormat
 
 _THREADS = min(4, os.cpu_count() or 1)
 # Below this many chunks a pool of threads costs more than it saves.
@@ -80,7 +81,7 @@ class ZarrWriter:
         first = array.first_chunk(view or 0) + start // array.chunk_rows
         cuts = range(0, len(features), array.chunk_rows)
         chunks = _parallel(
-            lambda cut: zarr_format.encode_chunk(
+            lambda cut: zarr_chunks.encode_chunk(
                 features[cut : cut + array.chunk_rows], chunk_rows=array.chunk_rows
             ),
             cuts,
@@ -106,9 +107,9 @@ class ZarrWriter:
                 extent = array.chunk_extent(chunk)
                 part = column[extent.start : extent.stop]
                 stored = (
-                    zarr_format.encode_chunk(part, chunk_rows=array.chunk_rows)
+                    zarr_chunks.encode_chunk(part, chunk_rows=array.chunk_rows)
                     if isinstance(part, np.ndarray)
-                    else zarr_format.encode_texts(part, chunk_rows=array.chunk_rows)
+                    else zarr_chunks.encode_texts(part, chunk_rows=array.chunk_rows)
                 )
                 durable.write_new_file(self._path / split / name / array.file_of(chunk), stored)
         ledger.note_rows()
@@ -210,7 +211,7 @@ class ZarrSplit:
         for chunk in range(array.chunk_count):
             stored = self._stored("sample_ids", chunk)
             try:
-                texts += zarr_format.decode_texts(stored, chunk_rows=array.chunk_rows)
+                texts += zarr_chunks.decode_texts(stored, chunk_rows=array.chunk_rows)
             except ChunkError as error:
                 raise self._damaged("sample_ids", chunk, str(error)) from error
         return np.array(texts[: self.rows], dtype=np.dtypes.StringDType())
@@ -248,7 +249,7 @@ class ZarrSplit:
         array = self._arrays[name]
         stored = self._stored(name, chunk)
         try:
-            return zarr_format.decode_chunk(
+            return zarr_chunks.decode_chunk(
                 stored, chunk_rows=array.chunk_rows, row_shape=array.row_shape, dtype=dtype
             )
         except ChunkError as error:
@@ -262,7 +263,7 @@ class ZarrSplit:
                 return path.read_bytes()
             index = self._shard_index(path, slots=array.shard_rows // array.chunk_rows)
             offset, length = (int(entry) for entry in index[array.slot_of(chunk)])
-            if offset == zarr_format.ABSENT:
+            if offset == zarr_chunks.ABSENT:
                 raise ChunkError("the shard has no such chunk")
             with path.open("rb", buffering=0) as stream:
                 stream.seek(offset)
@@ -277,8 +278,8 @@ class ZarrSplit:
         if index is None:
             with path.open("rb") as stream:
                 size = stream.seek(0, os.SEEK_END)
-                stream.seek(max(0, size - zarr_format.index_bytes(slots)))
-                index = zarr_format.decode_index(stream.read(), slots=slots)
+                stream.seek(max(0, size - zarr_chunks.index_bytes(slots)))
+                index = zarr_chunks.decode_index(stream.read(), slots=slots)
             self._indices[path] = index
         return index
 
@@ -347,7 +348,7 @@ class ZarrReader:
             ),
             "stored_bytes": stored,
             "file_bytes": file_bytes,
-            "compression": f"zstd-{zarr_format.ZSTD_LEVEL} + crc32c",
+            "compression": f"zstd-{zarr_chunks.ZSTD_LEVEL} + crc32c",
             "chunk_rows": zarr_format.CHUNK_ROWS,
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from featurestore.errors import IntegrityError
 from featurestore.stores import open_store
+from featurestore.stores.contract import SplitLayout, StoreLayout
 from featurestore.testing.store_kit import StoreKit, flipped
 from featurestore.testing.store_rows import layout_of, read_contents, sparse_rows
 
@@ -156,6 +158,25 @@ class ViewConformance(StoreKit):
         with pytest.raises(IntegrityError, match="never finished"):
             open_store(path)
         writer.abort()
+
+    def test_memory_stays_that_of_a_block(self, path: Path) -> None:
+        """Views written block by block take the memory of one, however many rows and views."""
+        layout = SplitLayout(2 * 1024, (256,), "float32", views=8)
+        writer = self.create(path, StoreLayout(splits={"train": layout}, attributes={}))
+        block = writer.block_rows("train")
+        features = sparse_rows(block, layout.feature_shape, layout.dtype).features
+        tracemalloc.start()
+        try:
+            for view in range(layout.views):
+                for start in range(0, layout.rows, block):
+                    writer.write_views("train", view, start, features)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+            writer.abort()
+        # A block as bytes, compressed and as a file, and what any call takes.
+        assert peak < 4 * features.nbytes + 2**18
+        assert layout.views * layout.rows * layout.row_bytes > 3 * (4 * features.nbytes + 2**18)
 
     def test_flipped_bit_in_a_view_names_the_view_and_rows(self, path: Path) -> None:
         """Damage of a view's chunk is told with store, split, view and rows; others still read."""
