@@ -77,14 +77,9 @@ def decompose(matrix: np.ndarray, *, size: tuple[int, int]) -> Transform:
 
 def _centroids(picture: np.ndarray) -> np.ndarray:
     """Return (3, 3): a column (x, y, 1) for each channel."""
-    weights = picture.astype(np.float64)
-    y, x = np.mgrid[0 : picture.shape[0], 0 : picture.shape[1]] + 0.5
-    total = weights.sum((0, 1))
-    columns: np.ndarray = np.stack(
-        [
-            (x[..., None] * weights).sum((0, 1)) / total,
-            (y[..., None] * weights).sum((0, 1)) / total,
-            np.ones(3),
-        ]
-    )
+    down, across = picture.sum(1, dtype=np.float64), picture.sum(0, dtype=np.float64)
+    total = down.sum(0)
+    x = (np.arange(len(across)) + 0.5) @ across / total
+    y = (np.arange(len(down)) + 0.5) @ down / total
+    columns: np.ndarray = np.stack([x, y, np.ones(3)])
     return columns
