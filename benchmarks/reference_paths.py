@@ -95,11 +95,14 @@ class EpochClock:
         before = self.ledger.get(self.part) or {}
         same = before.get("asked") == self.asked and "run" not in before
         self.seconds: dict[str, float] = dict(before.get("epoch_seconds", {})) if same else {}
+        self.resumed = bool(self.seconds)
         self._last = time.perf_counter()
         self._printed = self._last
 
     def __call__(self, done: int, total: int, numbers: Mapping[str, float]) -> None:
         now = time.perf_counter()
+        if not self.seconds and done > 1:
+            self.resumed = True
         self.seconds[str(done)] = now - self._last
         self._last = now
         self.ledger.put(self.part, {"asked": self.asked, "epoch_seconds": self.seconds})
@@ -123,8 +126,8 @@ def run_numbers(run: Run, clock: EpochClock | None) -> dict[str, object]:
     validation = run.metrics.get("validation") or {}
     test = run.metrics.get("test") or {}
     seconds: float | None = run.seconds["fit"]
-    if clock is not None:
-        # Epochs done before a ledger was lost have no times: no sum is better than a wrong one.
+    if clock is not None and clock.resumed:
+        # Of several sittings. Epochs done before a ledger was lost have no times.
         whole = len(clock.seconds) == len(history or ())
         seconds = sum(clock.seconds.values()) if whole else None
     return {
