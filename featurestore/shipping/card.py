@@ -11,6 +11,7 @@ from pathlib import Path
 from featurestore.recipe import Recipe
 from featurestore.shipping.markdown import code, escaped
 from featurestore.shipping.settings import INPUT_NAME, OUTPUT_NAME, Check, ModelFormat
+from featurestore.training.fine_tune_settings import FineTuneSettings
 from featurestore.training.runs import Run
 
 FORMAT_VERSION = 1
@@ -94,6 +95,10 @@ def description(shipment: Shipment) -> bytes:
             "head_settings": run.settings.to_dict(),
             "seed": run.seed,
             "shuffled_labels": run.shuffled_labels,
+            "path": run.path_taken,
+            "augmentation": run.augmentation,
+            "started_from": run.started_from,
+            "parameters": dict(run.parameters),
             "notes": list(run.notes),
             "metrics": dict(run.metrics),
             "recipe": dict(recipe),
@@ -115,8 +120,7 @@ def card(shipment: Shipment) -> bytes:
     lines = [
         f"# {escaped(shipment.name)}",
         "",
-        f"An image classifier of {len(names)} classes: {code(str(recipe['backbone']))} up to layer "
-        f"{code(str(recipe['layer']))}, then a head ({code(run.head)}). Preprocessing is inside.",
+        f"An image classifier of {len(names)} classes: {_network(run)}. Preprocessing is inside.",
         "",
         f"- Input `{INPUT_NAME}`: uint8, (N, {height}, {width}, 3), RGB, 0 to 255. Any N.",
         f"- Output `{OUTPUT_NAME}`: float32, (N, {len(names)}). Columns: {_listed(names)}.",
@@ -141,6 +145,7 @@ def card(shipment: Shipment) -> bytes:
         "## Origin",
         "",
         f"- Run {code(run.id)}, trained {escaped(run.created)} on {code(run.features.name)}.",
+        *_fine_tuning(run),
         *(f"- {escaped(split)} accuracy {found:.4f}." for split, found in _accuracies(run)),
         *(f"- Note: {escaped(note)}." for note in run.notes),
         f"- Recipe {run.features.recipe_fingerprint}.",
@@ -149,6 +154,32 @@ def card(shipment: Shipment) -> bytes:
         f"Every field, the files' digests and the versions: {code(shipment.name + '.json')}.",
     ]
     return ("\n".join(lines) + "\n").encode()
+
+
+def _network(run: Run) -> str:
+    recipe, settings = run.features.recipe, run.settings
+    if isinstance(settings, FineTuneSettings):
+        return (
+            f"{code(settings.backbone)} up to layer {code(settings.layer)}, fine-tuned in "
+            f"{', '.join(map(code, settings.unfreeze))}, then a dense head"
+        )
+    return (
+        f"{code(str(recipe['backbone']))} up to layer {code(str(recipe['layer']))}, "
+        f"then a head ({code(run.head)})"
+    )
+
+
+def _fine_tuning(run: Run) -> list[str]:
+    """Return a line of what a fine-tuning trained and what it left as it was; else none."""
+    if not isinstance(run.settings, FineTuneSettings):
+        return []
+    trained = run.parameters.get("base_trainable", 0)
+    total = run.parameters.get("base_total", 0)
+    return [
+        f"- It started from run {code(str(run.started_from))}. Trained were {trained:,} of the "
+        f"backbone's {total:,} weights, with the head; up to {code(run.settings.cut)} it is as "
+        "pretrained."
+    ]
 
 
 def example(shipment: Shipment) -> str:

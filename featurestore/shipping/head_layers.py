@@ -15,7 +15,7 @@ from featurestore.training.contract import Head
 # From a symbolic tensor of features, (N, *feature_shape), to one of probabilities, (N, n_classes).
 HeadLayers = Callable[[Any], Any]
 
-EXPRESSIBLE = "dense, logistic, linear-svm, sgd and nearest-centroid"
+EXPRESSIBLE = "dense, fine-tuned, logistic, linear-svm, sgd and nearest-centroid"
 
 
 def head_layers(head: Head, *, name: str) -> HeadLayers:

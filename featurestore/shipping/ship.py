@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from featurestore.backbones.quiet import quiet_startup
-from featurestore.catalogue import Catalogue, Record
+from featurestore.catalogue import Catalogue, Record, set_fingerprint
 from featurestore.digests import sha256_file
 from featurestore.embedding.backbone import network_of
 from featurestore.errors import Conflict, MissingDependency, NotFound
@@ -19,7 +19,9 @@ from featurestore.shipping.check import Predict, check_model
 from featurestore.shipping.samples import Samples
 from featurestore.shipping.settings import ModelFormat, ShipOptions, ShippedModel, model_format
 from featurestore.stores import durable
+from featurestore.training.classify import recipe_of
 from featurestore.training.contract import Head
+from featurestore.training.fine_tune_settings import FineTuneSettings
 from featurestore.training.runs import Run
 
 if TYPE_CHECKING:
@@ -76,9 +78,9 @@ def export_model(
     samples = None
     if options.check and record is not None:
         samples = Samples(run, record, count=options.check, photographs=options.photographs)
-    recipe = Recipe.from_dict(run.features.recipe)
+    recipe = recipe_of(run)
     say(f"building {recipe.backbone} and the head {run.head}")
-    head = run.load_head()
+    head = _in_float32(run.load_head())
     model, embed = _assemble(run, head, recipe, weights=weights)
     path.parent.mkdir(parents=True, exist_ok=True)
     building = durable.temporary_path(path)
@@ -150,9 +152,12 @@ def _refuse_existing(path: Path, kind: ModelFormat, *, overwrite: bool) -> None:
 
 
 def _record_of(run: Run, cache: Path, *, needed: bool) -> Record | None:
+    catalogue = Catalogue(cache)
     try:
-        return Catalogue(cache).find(run.features.fingerprint)
+        return catalogue.find(run.features.fingerprint)
     except NotFound as error:
+        if (other := _of_the_same_images(run, catalogue)) is not None:
+            return other
         if not needed:
             return None
         raise NotFound(
@@ -161,6 +166,31 @@ def _record_of(run: Run, cache: Path, *, needed: bool) -> Record | None:
             next_step="embed the dataset again; or name the weights and leave the model "
             "unchecked: --weights FILE --no-check",
         ) from error
+
+
+def _of_the_same_images(run: Run, catalogue: Catalogue) -> Record | None:
+    """Return a set that says as much of a run's images and weights as the run's own.
+
+    That is one with other views, or none; of a fine-tuning that was streamed, whose own features no
+    set holds, the set that its starting run was trained on.
+    """
+    own = set_fingerprint(run.features.manifest_fingerprint, recipe_of(run).clean)
+    found = [
+        record
+        for record in catalogue.records()
+        if set_fingerprint(record.manifest_fingerprint, record.recipe.clean)
+        in (own, run.features.comparable)
+    ]
+    return max(found, key=lambda record: record.sequence, default=None)
+
+
+def _in_float32(head: Head) -> Head:
+    """Return a head that computes as the shipped network does: all but a fine-tuned one do."""
+    if not isinstance(head.settings, FineTuneSettings):
+        return head
+    from featurestore.training.tail import FineTunedHead
+
+    return cast(FineTunedHead, head).in_float32()
 
 
 def _assemble(
