@@ -147,14 +147,13 @@ _SETTINGS = (
 
 
 def head_option(command: Command) -> Command:
-    """Add `--head`, passed as `head: str`."""
+    """Add `--head`, passed as `head: str`, None if absent."""
     return click.option(
         "--head",
         type=HeadType(),
-        required=True,
         metavar="HEAD",
         help=f"Kind of classifier: {', '.join(HEADS)}, or any of scikit-learn's as "
-        "sklearn.module.Class.",
+        "sklearn.module.Class. Needed with cached features; dense elsewhere.",
     )(command)
 
 

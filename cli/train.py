@@ -1,29 +1,47 @@
-"""`fs train`: a classifier on cached features, in seconds."""
+"""`fs train`: a head on cached features, on images augmented anew, or a fine-tuned network."""
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, cast
 
 import click
 
-from featurestore.features import open_features
-from featurestore.training.contract import NotConverged, Progress
+from featurestore.augmentation import Augmentation
+from featurestore.catalogue import Quarantined
+from featurestore.embedding.embed import embed as embed_dataset
+from featurestore.embedding.settings import EmbedSettings
+from featurestore.errors import InvalidInput, NotFound
+from featurestore.features import FeatureSet, open_features
+from featurestore.training.checkpoints import Resumption
+from featurestore.training.contract import NotConverged
+from featurestore.training.end_to_end import end_to_end_settings, train_end_to_end
+from featurestore.training.fine_tune import FineTuneRequest, fine_tune
 from featurestore.training.heads import HEADS, build_settings, has_epochs, setting_names
-from featurestore.training.runs import Run
+from featurestore.training.runs import Run, find_run
+from featurestore.training.settings import DenseSettings
+from featurestore.training.streamed import StreamOptions
 from featurestore.training.train import TrainOptions
 from featurestore.training.train import train as train_head
+from featurestore.training.views import AskedViews, count_views
+from featurestore_cli.epoch_line import EpochLine
 from featurestore_cli.head_options import head_option, setting_options
 from featurestore_cli.options import cache_option, json_option, memory_option
-from featurestore_cli.output import print_fields, print_json, print_line, print_table, say
-from featurestore_cli.progress import progress_line
+from featurestore_cli.output import say, say_quarantined
+from featurestore_cli.path_options import GroupedCommand, foreign_options, path_options
+from featurestore_cli.progress import progress_for, progress_line
+from featurestore_cli.recipe_options import RECIPE_OPTIONS, embed_fields, recipe_options
+from featurestore_cli.trained import print_trained
 
 
-@click.command()
-@click.argument("name")
+@click.command(cls=GroupedCommand)
+@click.argument("dataset", required=False)
+@path_options
 @head_option
 @setting_options
 @click.option(
@@ -31,11 +49,11 @@ from featurestore_cli.progress import progress_line
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="Seed of everything that a head draws.",
+    help="Seed of everything that a training draws.",
 )
 @memory_option(
-    help="Most that rows, and what a head makes of them, may take in memory while fitting; of "
-    "sklearn.module.Class only the rows and their copies are counted.",
+    help="Most that rows, what a head makes of them, and decoded images that are kept may take in "
+    "memory; of sklearn.module.Class only the rows and their copies are counted.",
 )
 @click.option(
     "--shuffle-labels",
@@ -47,137 +65,227 @@ from featurestore_cli.progress import progress_line
     type=click.Path(file_okay=False, path_type=Path),
     help="Write event files for TensorBoard to DIRECTORY/<run-id>, each epoch as it ends.",
 )
+@recipe_options
 @cache_option
 @json_option
 def train(
-    name: str,
+    dataset: str | None,
     cache: Path,
     *,
-    head: str,
+    path_taken: str,
+    head: str | None,
     seed: int,
     memory_bytes: int,
     shuffle_labels: bool,
     tensorboard: Path | None,
     as_json: bool,
-    **options: object,
-) -> None:
-    """Train a classifier on the feature set NAME and record it as a run.
+    **options: Any,
+) -> int:
+    """Train a classifier on DATASET and record it as a run.
 
-    The test split is read once, after the fit. Options named for one head are refused with another.
+    DATASET is a feature set's name, or a folder or manifest file, which is embedded first unless it
+    is already. With --path fine-tune it may be left out: the run says what it was trained on.
+
+    The test split is read once, after the fit. A training of images that is killed goes on from its
+    last epoch when the same command is given again. Options that mean nothing for a path or a head
+    are refused with it.
     """
-    given = {option: value for option, value in options.items() if value is not None}
-    foreign = [option for option in given if option not in setting_names(head)]
-    if tensorboard is not None and not has_epochs(head):
-        foreign.append("tensorboard")
-    if foreign:
-        flags = {flag.name: flag.opts[0] for flag in train.params}
-        shown = ", ".join(flags[option] for option in foreign)
-        raise click.UsageError(f"{shown}: not an option of --head {head}{_hint(head)}")
-    if "c" in given and "tune" in given:
-        raise click.UsageError("--C: not together with --tune, which chooses it")
-    if head == "logistic" and "folds" in given and "tune" not in given:
-        raise click.UsageError("--folds: only with --tune")
-    settings = build_settings(head, given)
-    with (
-        open_features(name, cache=cache) as features,
-        _progress() as progress,
-        warnings.catch_warnings(),
-    ):
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    head = _head(head, path_taken)
+    asked = _Asked(dataset, cache, path_taken, head, given)
+    asked.check(tensorboard)
+    with progress_line() as show, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotConverged)  # said below, from the run's notes
-        run = train_head(
-            features,
-            settings,
-            cache=cache,
-            options=TrainOptions(
-                seed=seed,
-                memory_bytes=memory_bytes,
-                shuffle_labels=shuffle_labels,
-                progress=progress,
-                tensorboard=tensorboard,
-            ),
+        line = EpochLine(show)
+        work = TrainOptions(
+            seed=seed,
+            memory_bytes=memory_bytes,
+            shuffle_labels=shuffle_labels,
+            progress=None if show is None else line.epoch,
+            tensorboard=tensorboard,
         )
+        run, lost = asked.train(work, line)
     for note in run.notes:
         say(f"note: {note}")
-    if as_json:
-        print_json(_fields(run))
-    else:
-        _print(run)
+    print_trained(run, as_json=as_json)
+    return say_quarantined(lost, feature_set=run.features.name)
 
 
-def _hint(head: str) -> str:
-    return ", which takes its parameters in --params" if head not in HEADS else ""
+def _head(head: str | None, path: str) -> str:
+    if head is not None and path != "cached" and head != DenseSettings.head:
+        raise click.UsageError(
+            f"--head {head}: path {path} trains a dense head only; other heads take stored views "
+            "(fs embed --views K, then fs train --views K)"
+        )
+    if head is None and path == "cached":
+        raise click.UsageError(f"Missing option '--head': one of {', '.join(HEADS)}")
+    return head or DenseSettings.head
 
 
-@contextmanager
-def _progress() -> Iterator[Progress | None]:
-    with progress_line() as show:
-        yield (
-            None
-            if show is None
-            else lambda done, total, numbers: show(_epoch_text(done, total, numbers))
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """What the command was asked: `given` are the options that were, by the names they pass by."""
+
+    dataset: str | None
+    cache: Path
+    path: str
+    head: str
+    given: Mapping[str, Any]
+
+    def check(self, tensorboard: Path | None) -> None:
+        """Refuse what means nothing, or is missing, before anything is read."""
+        given, head = self.given, self.head
+        if self.dataset is None and self.path != "fine-tune":
+            raise click.UsageError("Missing argument 'DATASET'")
+        embeds = self.path != "fine-tune" and self._is_path()
+        foreign = foreign_options(
+            list(given),
+            path=self.path,
+            of_head=setting_names(head),
+            of_dataset=(*RECIPE_OPTIONS, "workers") if embeds else (),
+        )
+        if tensorboard is not None and not has_epochs(head):
+            foreign.append("tensorboard")
+        if foreign:
+            raise click.UsageError(self._refusal(foreign))
+        if "c" in given and "tune" in given:
+            raise click.UsageError("--C: not together with --tune, which chooses it")
+        if head == "logistic" and "folds" in given and "tune" not in given:
+            raise click.UsageError("--folds: only with --tune")
+        if self.path == "fine-tune":
+            for option, flag in (("start", "--from"), ("unfreeze", "--unfreeze")):
+                if option not in given:
+                    raise click.UsageError(f"Missing option '{flag}' of --path fine-tune")
+
+    def train(self, options: TrainOptions, line: EpochLine) -> tuple[Run, tuple[Quarantined, ...]]:
+        """Return the run, and what was left out of a dataset that was embedded for it."""
+        if self.path == "fine-tune":
+            return self._fine_tune(options, line), ()
+        with ExitStack() as stack:
+            settings = (
+                build_settings(self.head, self._of_head())
+                if self.path == "cached"
+                else end_to_end_settings(self._of_head())
+            )
+            features, lost = self._open(stack)
+            if self.path == "cached":
+                options = dataclasses.replace(options, views=self._views(features))
+                return train_head(features, settings, cache=self.cache, options=options), lost
+            dense = cast(DenseSettings, settings)
+            line.expect(dense.epochs, len(features["train"]) if "train" in features.splits else 0)
+            run = train_end_to_end(
+                features,
+                dense,
+                cache=self.cache,
+                options=options,
+                streaming=self._streaming(line, Augmentation()),
+            )
+            return run, lost
+
+    def _fine_tune(self, options: TrainOptions, line: EpochLine) -> Run:
+        start = find_run(self.given["start"], cache=self.cache)
+        names = {field.name for field in dataclasses.fields(FineTuneRequest)} - {"unfreeze"}
+        request = FineTuneRequest(
+            unfreeze=tuple(
+                name.strip() for text in self.given["unfreeze"] for name in text.split(",")
+            ),
+            **{name: value for name, value in self.given.items() if name in names},
+            tell=say,
+        )
+        line.expect(request.epochs, start.features.rows.get("train", 0))
+        streaming = self._streaming(line, None)
+        if self._is_path():
+            streaming = dataclasses.replace(streaming, images=Path(str(self.dataset)))
+        elif self.dataset is not None:
+            _check_dataset(start, self.dataset, self.cache)
+        views = self.given.get("views")
+        if views == "all":
+            raise click.UsageError("--views all: --path fine-tune takes a number")
+        return fine_tune(
+            start,
+            request,
+            cache=self.cache,
+            options=dataclasses.replace(options, views=views),
+            streaming=streaming,
         )
 
+    def _of_head(self) -> dict[str, object]:
+        names = setting_names(self.head)
+        return {name: value for name, value in self.given.items() if name in names}
 
-def _epoch_text(done: int, total: int, numbers: Mapping[str, float]) -> str:
-    text = f"epoch {done} of {total}"
-    if "train_loss" in numbers:
-        text += f": loss {numbers['train_loss']:.4f}, accuracy {numbers['train_accuracy']:.4f}"
-    if "validation_loss" in numbers:
-        loss, accuracy = numbers["validation_loss"], numbers["validation_accuracy"]
-        text += f"; validation {loss:.4f}, {accuracy:.4f}"
-    return text
+    def _is_path(self) -> bool:
+        return self.dataset is not None and Path(self.dataset).exists()
+
+    @contextmanager
+    def _named(self) -> Iterator[FeatureSet | None]:
+        """Give the feature set that is meant by its name, if it is one.
+
+        Where a folder of that name lies too, the beginning of a name does not do.
+        """
+        asked = str(self.dataset)
+        if self._is_path() and any(name in self.given for name in RECIPE_OPTIONS):
+            yield None
+            return
+        try:
+            opened = open_features(asked, cache=self.cache)
+        except (NotFound, InvalidInput):
+            if not self._is_path():
+                raise
+            yield None
+            return
+        with opened as features:
+            exact = asked in (features.name, features.name.partition("/")[0])
+            yield features if exact or not self._is_path() else None
+
+    def _open(self, stack: ExitStack) -> tuple[FeatureSet, tuple[Quarantined, ...]]:
+        features = stack.enter_context(self._named())
+        if features is not None:
+            return features, ()
+        settings = EmbedSettings(**embed_fields(self.given), workers=self.given.get("workers"))
+        with progress_for(sys.stderr) as progress:
+            result = embed_dataset(str(self.dataset), settings, cache=self.cache, progress=progress)
+        say(f"feature set {result.feature_set}: {result.computed} images embedded")
+        return stack.enter_context(open_features(result.fingerprint, cache=self.cache)), (
+            result.quarantined
+        )
+
+    def _views(self, features: FeatureSet) -> int | None:
+        asked: AskedViews | None = self.given.get("views")
+        return None if asked is None else count_views(features.name, features.recipe, asked)
+
+    def _streaming(self, line: EpochLine, augmentation: Augmentation | None) -> StreamOptions:
+        (augmentation,) = self.given.get("augment", (augmentation,))
+        return StreamOptions(
+            augmentation=augmentation,
+            weights=self.given.get("backbone_weights"),
+            images=self.given.get("images"),
+            workers=self.given.get("workers"),
+            watch=line.images,
+            resumption=Resumption(restart=self.given.get("restart", False), resumed=line.resumed),
+        )
+
+    def _refusal(self, foreign: list[str]) -> str:
+        flags = {flag.name: flag.opts[0] for flag in train.params}
+        shown = ", ".join(flags[option] for option in foreign)
+        if all(option in RECIPE_OPTIONS for option in foreign) and self.path != "fine-tune":
+            return f"{shown}: only where DATASET is a folder or manifest file to embed"
+        if self.path == "cached" and not _of_other_path(foreign):
+            hint = ", which takes its parameters in --params" if self.head not in HEADS else ""
+            return f"{shown}: not an option of --head {self.head}{hint}"
+        return f"{shown}: not an option of --path {self.path}"
 
 
-def _fields(run: Run) -> dict[str, object]:
-    return {
-        "run": run.id,
-        "path": str(run.path),
-        "feature_set": run.features.name,
-        "fingerprint": run.features.fingerprint,
-        "head": run.head,
-        "settings": run.settings.to_dict(),
-        "seed": run.seed,
-        "shuffled_labels": run.shuffled_labels,
-        "metrics": dict(run.metrics),
-        "chosen": dict(run.chosen),
-        "fit_seconds": run.seconds["fit"],
-        "notes": list(run.notes),
-    }
+def _of_other_path(options: list[str]) -> bool:
+    known = {name for head in HEADS for name in setting_names(head)}
+    return not {*known, "tensorboard", "parameters"}.intersection(options)
 
 
-def _chosen(run: Run) -> list[tuple[str, object]]:
-    """Return one line of the single numbers that the fit chose, if it chose any."""
-    numbers = [f"{name} {value:g}" for name, value in run.chosen.items() if _is_number(value)]
-    return [("chosen", ", ".join(numbers))] if numbers else []
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float)
-
-
-def _print(run: Run) -> None:
-    print_line(run.id)
-    print_table(
-        ["split", "rows", "accuracy", "log loss"],
-        [
-            (
-                split,
-                run.features.rows[split],
-                f"{found['accuracy']:.4f}",
-                f"{found['log_loss']:.4f}",
-            )
-            for split, found in run.metrics.items()
-            if found is not None
-        ],
-        right=["rows", "accuracy", "log loss"],
-    )
-    print_fields(
-        [
-            ("feature set", run.features.name),
-            *_chosen(run),
-            ("fit", f"{run.seconds['fit']:.1f} s"),
-            ("run", run.path),
-        ]
-    )
-    other = next(head for head in HEADS if head != run.head)
-    say(f"next: fs train {run.features.name} --head {other}")
+def _check_dataset(start: Run, name: str, cache: Path) -> None:
+    with open_features(name, cache=cache) as features:
+        found = features.manifest_fingerprint
+    if found != start.features.manifest_fingerprint:
+        raise InvalidInput(
+            f"run {start.id} was trained on the images of {start.features.name}, "
+            f"and {name} has others",
+            next_step="leave DATASET out, or start from a run on it",
+        )
