@@ -19,6 +19,7 @@ from featurestore.training.contract import NotConverged
 from featurestore.training.head_specs import parse_heads
 from featurestore_cli.options import cache_option, json_option, memory_option
 from featurestore_cli.output import print_json, print_line, print_table, say
+from featurestore_cli.path_options import ViewsType
 from featurestore_cli.progress import progress_line
 
 
@@ -63,6 +64,12 @@ class SizesType(click.ParamType):
     default="validation",
     show_default=True,
     help="Where accuracy is measured.",
+)
+@click.option(
+    "--views",
+    type=ViewsType(),
+    metavar="K|all",
+    help="Train on K stored views of each image (fs embed --views); sizes count images.",
 )
 @memory_option(
     help="Most that rows may take in memory.",

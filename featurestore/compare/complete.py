@@ -29,18 +29,24 @@ class PlannedRun:
 
 
 def plan_runs(
-    fingerprint: str, settings: Sequence[HeadSettings], *, seeds: Sequence[int], runs: Iterable[Run]
+    fingerprint: str,
+    settings: Sequence[HeadSettings],
+    *,
+    seeds: Sequence[int],
+    runs: Iterable[Run],
+    views: int | None = None,
 ) -> tuple[PlannedRun, ...]:
     """Return what a comparison of these heads on one feature set needs, head by head.
 
     A head that no seed moves is needed once, with seed 0. A run is there if it was trained on
-    exactly this feature set with exactly these settings and this seed; of several the newest is
-    taken. A control with shuffled labels is not, nor a run on views or of another path.
+    exactly this feature set, on `views` of its views, with exactly these settings and this seed; of
+    several the newest is taken. A control with shuffled labels is not, nor a run of another path.
     """
     there: dict[tuple[str, int], Run] = {}
     for run in sorted(runs, key=lambda run: (run.created, run.id)):
-        plain = run.path_taken == CACHED and run.augmentation is None and not run.shuffled_labels
-        if run.features.fingerprint == fingerprint and plain:
+        plain = run.path_taken == CACHED and not run.shuffled_labels
+        seen = None if run.augmentation is None else run.augmentation.get("views")
+        if run.features.fingerprint == fingerprint and plain and seen == views:
             there[settings_key(run.settings), run.seed] = run
     return tuple(
         PlannedRun(each, seed, there.get((settings_key(each), seed)))
@@ -66,7 +72,7 @@ def complete_runs(
     say
         Told what is reused and what is trained, a line each.
     options
-        How each is trained; the seed is the plan's.
+        How each is trained; the seed is the plan's, and the views must be those it was made for.
 
     Raises
     ------

@@ -17,6 +17,7 @@ from featurestore.compare.learning_curve import (
     LearningCurve,
     Skipped,
 )
+from featurestore.compare.sentences import count_text
 from featurestore.errors import InvalidInput, NotFound
 from featurestore.training.contract import (
     DEFAULT_MEMORY_BYTES,
@@ -30,6 +31,7 @@ from featurestore.training.head_specs import head_label
 from featurestore.training.rows import Loaded, Subset, stored_bytes
 from featurestore.training.settings import stops_early
 from featurestore.training.train import TrainOptions, check_trainable, fit_head
+from featurestore.training.views import AskedViews, count_views
 
 Progress = Callable[[int, int, str], None]
 """Told fits done, fits in all, and which comes next."""
@@ -51,12 +53,16 @@ class CurveOptions:
     memory_bytes
         Most that rows, held or being fitted to, may take. Both splits are held, and read once,
         where they take at most a quarter; a fit may take what is left.
+    views
+        Train on so many of the stored views of each image; sizes count images still. None: on the
+        images as they are.
     """
 
     sizes: tuple[int, ...] | None = None
     seeds: int = 3
     split: str = "validation"
     memory_bytes: int = DEFAULT_MEMORY_BYTES
+    views: AskedViews | None = None
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
@@ -84,8 +90,8 @@ def learning_curve(
     Raises
     ------
     InvalidInput
-        There are no training rows, or none of a class; sizes are out of range, or no head could be
-        fitted to any size.
+        There are no training rows, or none of a class; sizes are out of range, the set has fewer
+        views than asked for, or no head could be fitted to any size.
     NotFound
         The split has no rows.
     """
@@ -96,10 +102,13 @@ def learning_curve(
         if options.sizes is None
         else check_sizes(options.sizes, rows=len(train), n_classes=n_classes)
     )
+    views = options.views
+    if views is not None:
+        views = count_views(features.name, features.recipe, views)
     memory_bytes = options.memory_bytes
-    held = stored_bytes(train) + stored_bytes(evaluated)
+    held = stored_bytes(train) * (1 + (views or 0)) + stored_bytes(evaluated)
     if held <= memory_bytes // 4:
-        train, evaluated = Loaded(train), Loaded(evaluated)
+        train, evaluated = Loaded(train, views=views or 0), Loaded(evaluated)
         memory_bytes -= held
     fits = _Fits(
         train=train,
@@ -108,6 +117,7 @@ def learning_curve(
         n_classes=n_classes,
         orders=[nested_order(train.labels, seed=seed) for seed in range(options.seeds)],
         memory_bytes=memory_bytes,
+        views=views,
     )
     total = len(settings) * len(sizes) * options.seeds
     curves: list[HeadCurve] = []
@@ -127,7 +137,7 @@ def learning_curve(
         rows=len(evaluated),
         curves=tuple(curves),
         majority_share=float(np.bincount(evaluated.labels).max() / len(evaluated)),
-        notes=tuple(_curve_notes(options)),
+        notes=tuple(_curve_notes(options, views)),
     )
 
 
@@ -144,6 +154,7 @@ class _Fits:
     n_classes: int
     orders: Sequence[np.ndarray]
     memory_bytes: int
+    views: int | None
 
     def right(self, settings: HeadSettings, *, size: int, seed: int) -> tuple[np.ndarray, Head]:
         """Return which evaluated rows a head gets right, (n,) float64, and the head."""
@@ -157,7 +168,7 @@ class _Fits:
             rows,
             self.validation if stops_early(settings) else None,
             n_classes=self.n_classes,
-            options=TrainOptions(seed=seed, memory_bytes=self.memory_bytes),
+            options=TrainOptions(seed=seed, memory_bytes=self.memory_bytes, views=self.views),
         )
         found = predict(head, self.evaluated)
         return (found.probabilities.argmax(axis=1) == found.labels).astype(np.float64), head
@@ -230,8 +241,10 @@ def _stopping_note(fits: _Fits, settings: HeadSettings) -> list[str]:
     return ["early stopping chose the epoch by the rows that accuracy was measured on"]
 
 
-def _curve_notes(options: CurveOptions) -> list[str]:
+def _curve_notes(options: CurveOptions, views: int | None) -> list[str]:
     notes = []
+    if views is not None:
+        notes.append(f"heads were trained on {count_text(views, 'stored view')} of each image")
     if options.seeds == 1:
         notes.append(
             "with one seed the intervals count which images were evaluated, and not which were "

@@ -23,8 +23,8 @@ def features():
     return MemoryFeatures(rows, ("cats", "dogs"))
 
 
-def planned(settings, *runs, seeds=(0,)):
-    return plan_runs("f" * 64, settings, seeds=seeds, runs=runs)
+def planned(settings, *runs, seeds=(0,), views=None):
+    return plan_runs("f" * 64, settings, seeds=seeds, runs=runs, views=views)
 
 
 def test_a_head_without_chance_is_needed_once():
@@ -58,6 +58,8 @@ def test_only_the_very_same_run_is_reused(tmp_path):
         dataclasses.replace(run, augmentation={"views": 6}),
     ]
     assert [each.run for each in planned([DENSE], *others, seeds=[1])] == [None]
+    assert [each.run for each in planned([DENSE], *others, seeds=[1], views=6)] == [others[-1]]
+    assert [each.run for each in planned([DENSE], *others, run, seeds=[1], views=5)] == [None]
     assert [each.run for each in planned([DENSE], *others, run, seeds=[1])] == [run]
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from featurestore.augmentation import Augmentation
 from featurestore.compare import curve_fits
 from featurestore.compare.crossed import crossed_difference, crossed_share
 from featurestore.compare.curve_fits import CurveOptions, learning_curve
@@ -16,11 +17,13 @@ from featurestore.compare.curve_sizes import check_sizes, default_sizes, nested_
 from featurestore.compare.learning_curve import CurvePoint, Gain
 from featurestore.compare.results import Estimate, Interval
 from featurestore.errors import InvalidInput, NotFound
-from featurestore.testing.heads import MemoryFeatures, MemoryRows, blobs
+from featurestore.recipe import Views
+from featurestore.testing.heads import RECIPE, MemoryFeatures, MemoryRows, blobs, varied
 from featurestore.training.contract import FitOptions
 from featurestore.training.head_specs import head_label
 from featurestore.training.heads import create_head
 from featurestore.training.settings import DenseSettings, LogisticSettings
+from featurestore.training.train import TrainOptions, fit_head
 
 LOGISTIC = LogisticSettings()
 
@@ -345,3 +348,30 @@ def test_one_point_says_no_more_than_it_knows():
         "knn: accuracy 0.880 (95 % 0.870 to 0.890) with 20 labels"
     )
     assert "could not be fitted" in curve_sentence("knn", [], last_gain=None, train_rows=2000)
+
+
+# --- with views
+
+
+@pytest.mark.parametrize("memory_bytes", [2**30, 40_000], ids=["held", "read"])
+def test_heads_of_a_curve_learn_from_views(memory_bytes):
+    plain = features_of(distance=0.3)
+    rows = dict(plain.rows) | {"train": varied(plain["train"], views=3, spread=40.0)}
+    views = Views(augmentation=Augmentation(), count=3)
+    features = MemoryFeatures(
+        rows, plain.class_names, recipe=dataclasses.replace(RECIPE, augmentation=views)
+    )
+    dense = DenseSettings(units=8, epochs=4, learning_rate=3e-3)
+    options = CurveOptions(sizes=(30, 120), seeds=1, views=2, memory_bytes=memory_bytes)
+    curve = learning_curve(features, [dense], options)
+    assert "heads were trained on 2 stored views of each image" in curve.notes
+    head = fit_head(dense, rows["train"], None, n_classes=2, options=TrainOptions(views=2))
+    held = rows["validation"]
+    expected = np.mean(head.predict_proba(held.features).argmax(axis=1) == held.labels)
+    assert curve.curves[0].points[-1].by_seed == (expected,)
+    assert curve.curves[0].skipped == ()
+
+
+def test_a_curve_on_views_that_are_not_there_is_refused():
+    with pytest.raises(InvalidInput, match="has no views"):
+        learning_curve(features_of(), [LOGISTIC], CurveOptions(views="all"))
