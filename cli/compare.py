@@ -12,11 +12,20 @@ import click
 from featurestore.catalogue import Catalogue, Record
 from featurestore.compare.sentences import p_text, points_text
 from featurestore.compare.statistics import LEVEL
-from featurestore.errors import FeatureStoreError, InvalidInput, NotFound
+from featurestore.errors import NotFound
 from featurestore.training.head_specs import parse_heads
+from featurestore.training.methods import trained_weights
+from featurestore.training.naming import runs_judged_on
 from featurestore.training.runs import Run, find_run, read_runs
 from featurestore_cli.options import BytesType, cache_option, json_option
-from featurestore_cli.output import bytes_text, print_json, print_line, print_table, say
+from featurestore_cli.output import (
+    bytes_text,
+    print_json,
+    print_line,
+    print_table,
+    say,
+    seconds_text,
+)
 from featurestore_cli.progress import progress_line
 
 if TYPE_CHECKING:
@@ -102,11 +111,14 @@ def compare(
     plot: Path | None,
     as_json: bool,
 ) -> None:
-    """Compare RUNs of one feature set, or with --heads train what is missing on FEATURE_SET.
+    """Compare RUNs, all runs on FEATURE_SET, or with --heads these, trained where missing.
 
-    Runs that differ in their seed only are one contender. Intervals are 95 %, by a bootstrap over
-    images that is paired; pairs are told apart by an exact McNemar test of their first runs, with
-    Holm's correction. Runs are refused whose features or images differ.
+    Runs of every path stand side by side: heads on cached features, with or without views, heads
+    trained end to end, and fine-tuned networks. FEATURE_SET may be the name of a dataset. Runs that
+    differ in their seed only are one contender. Intervals are 95 %, by a bootstrap over images that
+    is paired; pairs are told apart by an exact McNemar test of their first runs, with Holm's
+    correction. Runs are refused whose features or images differ; a fine-tuning is judged by the
+    features of the run it started from.
     """
     _check_options(names, heads, {"--seeds": seeds, "--memory": memory_bytes, "--dry-run": dry_run})
     if images is not None and report is None:
@@ -122,7 +134,7 @@ def compare(
     from featurestore.compare.comparison import compare as compare_runs
 
     if heads is None:
-        runs = [_find_run(name, cache=cache) for name in names]
+        runs = [run for name in names for run in _find_runs(name, cache=cache)]
     else:
         record = Catalogue(cache).find(names[0])
         plan = _plan(record, heads, cache=cache, seeds=seeds or _SEEDS)
@@ -166,18 +178,17 @@ def _check_options(names: Sequence[str], heads: str | None, for_heads: dict[str,
         raise click.UsageError(f"{', '.join(given)}: for --heads HEADS, which is not given")
 
 
-def _find_run(name: str, *, cache: Path) -> Run:
+def _find_runs(name: str, *, cache: Path) -> list[Run]:
+    """Return the run of that id, or else all runs on the feature set of that name."""
     try:
-        return find_run(name, cache=cache)
+        return [find_run(name, cache=cache)]
     except NotFound as error:
         try:
-            record = Catalogue(cache).find(name)
-        except FeatureStoreError:
+            runs = runs_judged_on(name, cache=cache)
+        except NotFound:
             raise error from None
-        raise InvalidInput(
-            f"{record.name} is a feature set, not a run: --heads is missing",
-            next_step=f"fs compare {record.name} --heads dense,logistic",
-        ) from error
+    say(f"comparing all runs on {name}: {len(runs)}")
+    return runs
 
 
 def _plan(record: Record, heads: str, *, cache: Path, seeds: int) -> tuple[PlannedRun, ...]:
@@ -223,10 +234,19 @@ def _complete(
 def _photographs(comparison: Comparison, cache: Path, images: Path | None) -> Photographs | None:
     from featurestore.report.photographs import Photographs
 
-    try:
-        record = Catalogue(cache).find(comparison.fingerprint)
-    except NotFound:
-        say(f"note: the report shows no images: {comparison.feature_set} is not in cache {cache}")
+    record = next(
+        (
+            record
+            for record in Catalogue(cache).records()
+            if record.manifest_fingerprint == comparison.features.manifest_fingerprint
+        ),
+        None,
+    )
+    if record is None:
+        say(
+            "note: the report shows no images: no feature set of those of "
+            f"{comparison.feature_set} is in cache {cache}"
+        )
         return None
     return Photographs(record, images)
 
@@ -246,7 +266,7 @@ def _print(comparison: Comparison) -> None:
     print_line(f"{comparison.feature_set}: {images}, {len(comparison.class_names)} classes")
     print_line("")
     numbers = ["accuracy (95 %)", "± seeds", "balanced", "F1", "AUC", "log loss", "ECE"]
-    costs = ["fit s", "µs/image", "model"]
+    costs = ["fit", "µs/image", "model"]
     print_table(
         ["head", *numbers, *costs],
         [_row(contender) for contender in comparison.contenders],
@@ -284,7 +304,7 @@ def _row(contender: Contender) -> list[str]:
                 "expected_calibration_error",
             )
         ),
-        f"{contender.fit_seconds:.1f}",
+        seconds_text(contender.fit_seconds),
         "-" if contender.predict_us is None else f"{contender.predict_us:.0f}",
         bytes_text(int(contender.model_bytes)),
     ]
@@ -352,7 +372,13 @@ def _contender_fields(contender: Contender) -> dict[str, object]:
         "head": first.head,
         "settings": first.settings.to_dict(),
         "shuffled_labels": first.shuffled_labels,
-        "runs": [{"run": run.id, "seed": run.seed} for run in contender.runs],
+        "path_taken": first.path_taken,
+        "augmentation": first.augmentation,
+        "trained_weights": trained_weights(first),
+        "runs": [
+            {"run": run.id, "seed": run.seed, "started_from": run.started_from}
+            for run in contender.runs
+        ],
         "metrics": {name: _estimate_fields(each) for name, each in contender.metrics.items()},
         "seed_spread": None if contender.seed_spread is None else dict(contender.seed_spread),
         "fit_seconds": contender.fit_seconds,

@@ -16,6 +16,7 @@ import click
 
 from featurestore.names import printable
 from featurestore.report.text import bytes_text as bytes_text  # the commands' own, too
+from featurestore.report.text import seconds_text as seconds_text
 
 if TYPE_CHECKING:
     from featurestore.catalogue import Quarantined

@@ -11,6 +11,15 @@ import click
 
 from featurestore.errors import IntegrityError
 from featurestore.manifest import SPLITS
+from featurestore.training.methods import (
+    CACHED,
+    FINE_TUNE,
+    path_text,
+    pixels_text,
+    trained_weights,
+    weights_text,
+)
+from featurestore.training.run_record import PATHS
 from featurestore.training.runs import Run, read_runs
 from featurestore_cli.options import cache_option, json_option
 from featurestore_cli.output import (
@@ -21,6 +30,7 @@ from featurestore_cli.output import (
     print_table,
     say,
     say_error,
+    seconds_text,
 )
 
 _METRICS = (
@@ -31,6 +41,7 @@ _METRICS = (
     "log-loss",
     "expected-calibration-error",
 )
+_TUNING = ("unfreeze", "epochs", "learning_rate", "patience", "class_weight")
 _LESS_IS_BETTER = ("log-loss", "expected-calibration-error")
 # What a run is sorted by; the best, the fastest, the smallest and the newest come first.
 _KEYS: Mapping[str, Callable[[Run], Any]] = {
@@ -54,6 +65,9 @@ _KEYS: Mapping[str, Callable[[Run], Any]] = {
 @click.option("--reverse", is_flag=True, help="The other way round.")
 @click.option("--head", help="Runs of this head only.")
 @click.option(
+    "--path", "path_taken", type=click.Choice(PATHS), help="Runs that took this path only."
+)
+@click.option(
     "--on", metavar="PREFIX", help="Runs on feature sets whose name or fingerprint so starts."
 )
 @click.option(
@@ -71,6 +85,7 @@ def runs(
     sort: str,
     reverse: bool,
     head: str | None,
+    path_taken: str | None,
     on: str | None,
     split: str,
     as_json: bool,
@@ -84,7 +99,11 @@ def runs(
     version wrote).
     """
     found = read_runs(cache)
-    chosen = [run for run in found.runs if head in (None, run.head) and _is_on(run, on)]
+    chosen = [
+        run
+        for run in found.runs
+        if head in (None, run.head) and path_taken in (None, run.path_taken) and _is_on(run, on)
+    ]
     chosen = _sorted(chosen, sort, split=split, reverse=reverse)
     if sort in _METRICS and split == "test":
         say(
@@ -96,7 +115,7 @@ def runs(
     elif chosen:
         _print_runs(chosen, split)
     elif found.runs:
-        say(f"none of the {len(found.runs)} runs in {cache} is of that head and feature set")
+        say(f"none of the {len(found.runs)} runs in {cache} is of that head, path and feature set")
     elif not found.problems:
         say(f"no run in {cache}; next: fs train NAME --head logistic")
     for problem in found.problems:
@@ -129,19 +148,25 @@ def _sorted(found: list[Run], key: str, *, split: str, reverse: bool) -> list[Ru
 
 def _print_runs(found: list[Run], split: str) -> None:
     accuracies = [name for name in SPLITS if name != "train" or split == "train"]
-    numbers = [*accuracies, f"{split} loss", "fit s", "model"]
+    numbers = [*accuracies, f"{split} loss", "fit", "model"]
+    # Heads on cached features are what most caches hold: the column would say nothing there.
+    several = any(run.path_taken != CACHED or run.augmentation is not None for run in found)
     print_table(
-        ["run", "feature set", "head", "settings", "seed", *numbers, "created", ""],
+        [
+            *("run", "feature set", *(["path"] if several else []), "head", "settings", "seed"),
+            *(*numbers, "created", ""),
+        ],
         [
             [
                 run.id,
                 f"{run.features.name.partition('/')[0]} {run.features.fingerprint[:8]}",
+                *([path_text(run)] if several else []),
                 run.head,
-                _settings_text(run.changed_settings()),
+                _settings_text(_told_settings(run)),
                 run.seed,
                 *(_metric_text(run, name, "accuracy") for name in accuracies),
                 _metric_text(run, split, "log_loss"),
-                f"{run.seconds['fit']:.1f}",
+                seconds_text(run.seconds["fit"]),
                 _size_text(run),
                 run.created[:16].replace("T", " "),
                 "control" if run.shuffled_labels else "",
@@ -151,6 +176,14 @@ def _print_runs(found: list[Run], split: str) -> None:
         right=["seed", *numbers],
         whole=["run"],
     )
+
+
+def _told_settings(run: Run) -> dict[str, object]:
+    """Return the settings worth a column: of a fine-tuning, whose all have no default, its own."""
+    settings = run.changed_settings()
+    if run.path_taken != FINE_TUNE:
+        return settings
+    return {name: settings[name] for name in _TUNING if name in settings}
 
 
 def _metric_text(run: Run, split: str, metric: str) -> str:
@@ -194,6 +227,11 @@ def _summary(run: Run) -> dict[str, object]:
         "changed_settings": run.changed_settings(),
         "seed": run.seed,
         "shuffled_labels": run.shuffled_labels,
+        "path_taken": run.path_taken,
+        "augmentation": run.augmentation,
+        "started_from": run.started_from,
+        "parameters": dict(run.parameters),
+        "trained_weights": trained_weights(run),
         "metrics": dict(run.metrics),
         "fit_seconds": run.seconds["fit"],
         "predict_seconds_per_row": run.seconds.get("predict_per_row"),
@@ -229,18 +267,23 @@ def _file_fields(path: Path, digest: str) -> dict[str, object]:
 def _print_run(run: Run, files: Mapping[str, Mapping[str, object]]) -> None:
     features = run.features
     print_line(run.id)
+    weights = weights_text(run)
     control = [("  control", "the labels of the training rows were shuffled")]
     print_fields(
         [
             ("  head", run.head),
+            ("  path taken", path_text(run)),
+            *([("  started from", run.started_from)] if run.started_from else []),
+            *([] if weights is None else [("  weights trained", weights)]),
             ("  seed", run.seed),
             *(control if run.shuffled_labels else []),
             ("  created", run.created),
-            ("  path", run.path),
-            ("  fit", f"{run.seconds['fit']:.2f} s"),
+            ("  folder", run.path),
+            ("  fit", _fit_text(run.seconds["fit"])),
             *_timings(run.seconds),
         ]
     )
+    print_line(f"images: {pixels_text(run)}")
     changed = run.changed_settings()
     _section(
         "settings",
@@ -249,6 +292,8 @@ def _print_run(run: Run, files: Mapping[str, Mapping[str, object]]) -> None:
             for name, value in run.settings.to_dict().items()
         },
     )
+    _section("augmentation", run.augmentation or {})
+    _section("parameters", {name: f"{count:,}" for name, count in run.parameters.items()})
     _section("chosen by the fit", run.chosen)
     _print_metrics(run)
     _print_history(run.history)
@@ -277,12 +322,20 @@ def _print_run(run: Run, files: Mapping[str, Mapping[str, object]]) -> None:
         print_line(f"  {note}")
 
 
+def _fit_text(seconds: float) -> str:
+    """Return seconds, and what they are in minutes or hours where they are many."""
+    exact, text = f"{seconds:.2f} s", seconds_text(seconds)
+    return exact if text.endswith(" s") else f"{exact} ({text})"
+
+
 def _timings(seconds: Mapping[str, float]) -> list[tuple[str, object]]:
     shown: list[tuple[str, object]] = []
     if "total" in seconds:
-        shown.append(("  fit and evaluation", f"{seconds['total']:.2f} s"))
+        shown.append(("  fit and evaluation", _fit_text(seconds["total"])))
     if "predict_per_row" in seconds:
-        shown.append(("  prediction", f"{seconds['predict_per_row'] * 1e6:.1f} µs an image"))
+        shown.append(
+            ("  prediction", f"{seconds['predict_per_row'] * 1e6:.1f} µs an image, from features")
+        )
     return shown
 
 

@@ -113,10 +113,8 @@ def compare(
     each_scores = [_of_group(scores, [rows[run.id] for run in group.runs]) for group in groups]
     features = _common_features(kept)
     return Comparison(
-        feature_set=features.name,
-        fingerprint=features.fingerprint,
+        features=features,
         split=split,
-        class_names=features.class_names,
         sample_ids=first.sample_ids,
         labels=labels,
         contenders=tuple(

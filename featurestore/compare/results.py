@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from featurestore.training.runs import Run
+from featurestore.training.runs import Run, TrainedOn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,9 +180,9 @@ class Comparison:
 
     Parameters
     ----------
-    feature_set, fingerprint
-        Name and identity of what all runs are judged on: the features without views where a run was
-        trained on those, and of a fine-tuning the features of the run that it started from.
+    features
+        What all runs are judged on: features without views where a run was trained on those, and of
+        a fine-tuning the features of the run that it started from.
     split
         The split that was compared on.
     sample_ids
@@ -198,10 +198,8 @@ class Comparison:
         their own.
     """
 
-    feature_set: str
-    fingerprint: str
+    features: TrainedOn
     split: str
-    class_names: tuple[str, ...]
     sample_ids: np.ndarray
     labels: np.ndarray
     contenders: tuple[Contender, ...]
@@ -210,3 +208,18 @@ class Comparison:
     resamples: int
     seed: int
     notes: tuple[str, ...] = ()
+
+    @property
+    def feature_set(self) -> str:
+        """Name of the features that all runs are judged on."""
+        return self.features.name
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of these features."""
+        return self.features.fingerprint
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Class names in label order."""
+        return self.features.class_names

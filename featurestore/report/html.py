@@ -95,19 +95,14 @@ def write_report(
     Raises
     ------
     Conflict
-        `photographs` are of another feature set.
+        `photographs` are of other images.
     InvalidInput
         The file cannot be written.
     IntegrityError
         The feature set of `photographs` is missing or damaged.
     """
-    if photographs is not None and photographs.record.fingerprint != comparison.fingerprint:
-        raise Conflict(
-            f"report on {comparison.feature_set}: expected images of features "
-            f"{comparison.fingerprint[:12]}, found those of "
-            f"{photographs.record.fingerprint[:12]} ({photographs.record.name})",
-            next_step="take the record of the feature set that was compared on",
-        )
+    if photographs is not None:
+        _check_same_images(comparison, photographs)
     environment = Environment(
         loader=PackageLoader("featurestore.report"),
         autoescape=True,
@@ -118,6 +113,18 @@ def write_report(
     environment.filters |= {"shown": shown, "unbroken": unbroken}
     page = environment.get_template("report.html.j2").render(view=_page(comparison, photographs))
     write_whole(path, page.encode())
+
+
+def _check_same_images(comparison: Comparison, photographs: Photographs) -> None:
+    """Refuse photographs of other rows; the recipe of their features does not matter."""
+    expected = comparison.features.manifest_fingerprint
+    record = photographs.record
+    if record.manifest_fingerprint != expected:
+        raise Conflict(
+            f"report on {comparison.feature_set}: expected images of manifest {expected[:12]}, "
+            f"found those of {record.manifest_fingerprint[:12]} ({record.name})",
+            next_step="take the record of a feature set of the images that were compared on",
+        )
 
 
 def _page(comparison: Comparison, photographs: Photographs | None) -> dict[str, object]:
@@ -133,6 +140,7 @@ def _page(comparison: Comparison, photographs: Photographs | None) -> dict[str, 
         "columns": view.COLUMNS,
         "contenders": [view.contender_row(each) for each in comparison.contenders],
         "table_note": view.table_note(comparison),
+        "paths": view.paths(comparison),
         "comparison": _svg(
             comparison_picture(comparison, width_inches=_COMPARISON_INCHES), "comparison"
         ),

@@ -17,6 +17,7 @@ from featurestore.report.text import (
     points_text,
     seconds_text,
 )
+from featurestore.training.methods import CACHED, FINE_TUNE, pixels_text, weights_text
 
 _METRIC_NAMES = {
     "accuracy": "accuracy",
@@ -68,13 +69,18 @@ Facts = tuple[tuple[str, str], ...]
 
 def title(comparison: Comparison) -> str:
     """Return the page's heading."""
-    count = count_text(len(comparison.contenders), "head")
-    return f"{count} on {comparison.feature_set}"
+    tuned = sum(each.runs[0].path_taken == FINE_TUNE for each in comparison.contenders)
+    heads = len(comparison.contenders) - tuned
+    counts = [
+        *([count_text(heads, "head")] if heads else []),
+        *([count_text(tuned, "fine-tuned network")] if tuned else []),
+    ]
+    return f"{' and '.join(counts)} on {comparison.feature_set}"
 
 
 def facts(comparison: Comparison) -> Facts:
     """Return what was compared on what."""
-    trained_on = comparison.contenders[0].runs[0].features
+    trained_on = comparison.features
     names = comparison.class_names
     listed = ", ".join(names[:20]) + (f" and {len(names) - 20:,} more" if names[20:] else "")
     recipe = trained_on.recipe
@@ -132,7 +138,23 @@ def table_note(comparison: Comparison) -> str:
             " ± is something else: the standard deviation over seeds, of fits on the same images. "
             "A head's numbers are means over its seeds."
         )
-    return f"{note} Times and sizes are medians."
+    return (
+        f"{note} Times and sizes are medians: fit, of the training without an embedding before it; "
+        "one image, from the features that are read to the probabilities."
+    )
+
+
+def paths(comparison: Comparison) -> Facts:
+    """Return what each contender did with the pixels; nothing where all did the same and no more.
+
+    Heads on cached features without views need no words: that is what a feature set is for.
+    """
+    firsts = [contender.runs[0] for contender in comparison.contenders]
+    if all(run.path_taken == CACHED and run.augmentation is None for run in firsts):
+        return ()
+    return tuple(
+        (contender.label, pixels_text(contender.runs[0])) for contender in comparison.contenders
+    )
 
 
 def pair_row(pair: Pair) -> TableRow:
@@ -195,12 +217,17 @@ def head_notes(contender: Contender) -> tuple[str, ...]:
     """Return what a reader must be told of a contender's runs, each once."""
     notes = {note: None for run in contender.runs for note in run.notes}
     chosen = {_mapping_text(run.chosen): None for run in contender.runs if run.chosen}
-    return (*(f"chosen by the fit: {text}" for text in chosen), *notes)
+    weights = weights_text(contender.runs[0])
+    return (
+        *([] if weights is None else [f"weights trained: {weights}"]),
+        *(f"chosen by the fit: {text}" for text in chosen),
+        *notes,
+    )
 
 
 def provenance(comparison: Comparison) -> Facts:
     """Return identities and settings that repeat the comparison."""
-    trained_on = comparison.contenders[0].runs[0].features
+    trained_on = comparison.features
     return (
         ("fingerprint", comparison.fingerprint),
         ("manifest fingerprint", trained_on.manifest_fingerprint),
@@ -216,6 +243,8 @@ class RunRow:
 
     id: str
     label: str
+    path: str
+    features: str
     seed: int
     created: str
     settings: str
@@ -228,6 +257,8 @@ def run_rows(comparison: Comparison) -> tuple[RunRow, ...]:
         RunRow(
             run.id,
             contender.label,
+            run.path_taken + (f" from {run.started_from}" if run.started_from else ""),
+            f"{run.features.name} {run.features.fingerprint[:8]}",
             run.seed,
             run.created,
             _mapping_text(run.settings.to_dict()),

@@ -86,6 +86,11 @@ def _subject(run: Run) -> str:
     return f"{END_TO_END} {head}" if run.path_taken == END_TO_END else head
 
 
+def path_text(run: Run) -> str:
+    """Return the path, with what is unusual of it: ``cached, 6 views``."""
+    return f"{run.path_taken}{_variation(run)}"
+
+
 def unfrozen(run: Run) -> tuple[str, ...]:
     """Return the layers or blocks that a fine-tuning was asked to train, as they were named."""
     names = getattr(run.settings, "unfreeze", ())
@@ -214,6 +219,66 @@ def trained_weights(run: Run) -> int | None:
     outputs = 1 if classes == 2 else classes  # one sigmoid tells two classes apart
     units = run.settings.units
     return units * (math.prod(run.features.feature_shape) + 1 + outputs) + outputs
+
+
+def weights_text(run: Run) -> str | None:
+    """Return how many weights were trained, of how many; None where it is not known."""
+    trained = trained_weights(run)
+    if trained is None:
+        return None
+    total, before = run.parameters.get("total"), run.parameters.get("trainable_before")
+    of = "" if total is None else f" of {total:,}"
+    return f"{trained:,}{of}" + ("" if before is None else f" (before: {before:,})")
+
+
+def pixels_text(run: Run) -> str:
+    """Return what the path did with the pixels and what it trained, in sentences."""
+    varied = run.augmentation
+    moved = None if varied is None else ranges_text(varied)
+    if run.path_taken == END_TO_END:
+        shown = "as they are" if moved is None else f"anew at random ({moved})"
+        text = (
+            f"In every epoch the training images were decoded, shown {shown}, and went forward "
+            "through the frozen network; only the head was trained."
+        )
+    elif run.path_taken == FINE_TUNE:
+        layers, cut = (
+            ", ".join(unfrozen(run)),
+            getattr(run.settings, "cut", "the last frozen layer"),
+        )
+        text = (
+            f"{layers or 'Layers'} of the network and the head were trained, from where run "
+            f"{run.started_from} had ended. "
+        )
+        if varied is None:
+            text += f"They saw each training image's features of {cut}, the last frozen layer."
+        elif "views" in varied:
+            text += (
+                f"They saw the features of {cut}, the last frozen layer, of {_views_text(varied)} "
+                f"of each training image ({moved}), embedded once."
+            )
+        else:
+            text += (
+                f"In every epoch the training images were shown anew at random ({moved}) and went "
+                f"forward through the frozen layers, up to {cut}."
+            )
+    elif varied is None:
+        text = (
+            "The images went through the frozen network once, when they were embedded; the head "
+            "was trained on those features."
+        )
+    else:
+        text = (
+            f"The training images and {_views_text(varied)} of each ({moved}) went through the "
+            "frozen network once, when they were embedded; the head was trained on those features."
+        )
+    weights = weights_text(run)
+    return text if weights is None else f"{text} Weights trained: {weights}."
+
+
+def _views_text(augmentation: Mapping[str, object]) -> str:
+    count = augmentation["views"]
+    return "one random version" if count == 1 else f"{count} random versions"
 
 
 def ranges_text(augmentation: Mapping[str, object]) -> str:

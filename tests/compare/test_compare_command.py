@@ -109,6 +109,44 @@ def test_runs_of_other_features_are_refused(ids, cache, capsys):
     assert "manifest_fingerprint is " in err and "next: " in err
 
 
+def test_a_feature_set_without_heads_means_all_runs_on_it(root, ids, cache, capsys):
+    assert run(["train", "photos", "--head", "logistic", "--shuffle-labels", "--json", *cache]) == 0
+    control = json.loads(capsys.readouterr().out)["run"]
+    for name in ("photos", "photos/tiny"):
+        assert run(["compare", name, "--json", *cache]) == 0
+        out, err = capsys.readouterr()
+        found = [
+            each["run"] for contender in json.loads(out)["contenders"] for each in contender["runs"]
+        ]
+        assert {*ids} <= {*found} and control not in found
+        assert f"comparing all runs on {name}: " in err
+        on_photos = {
+            each.id
+            for each in read_runs(root / "cache").runs
+            if each.features.name.startswith("photos/")
+        }
+        assert {*found} <= on_photos
+
+
+def test_a_feature_set_without_runs_says_what_to_do(tmp_path, capsys):
+    write_image_folder(tmp_path / "birds", splits={"train": 2, "test": 2})
+    for name in ("birds", "bats"):
+        settings = fs.EmbedSettings(name=name)
+        fs.embed(tmp_path / "birds", settings, cache=tmp_path / "cache", choose=TinyChoice)
+    cache = ["--cache", str(tmp_path / "cache")]
+    assert run(["compare", "birds", *cache]) == 3
+    err = capsys.readouterr().err
+    assert "there is no run on feature set birds/tiny" in err and "--heads dense,logistic" in err
+    for name in ("birds", "bats"):
+        assert run(["train", name, "--head", "nearest-centroid", *cache]) == 0
+    capsys.readouterr()
+    assert run(["compare", "b", *cache]) == 3  # the start of both
+    err = capsys.readouterr().err
+    assert (
+        "runs on 2 feature sets, which cannot be compared: b" in err and "next: fs compare b" in err
+    )
+
+
 def test_dry_run_trains_nothing(root, cache, capsys):
     before = len(read_runs(root / "cache").runs)
     arguments = ["compare", "photos", "--heads", "logistic:c=5,dense:units=4", "--dry-run", *cache]
@@ -134,7 +172,6 @@ def test_dry_run_trains_nothing(root, cache, capsys):
         (["photos", "--heads", "logistic", "--images", "."], 2, "--images: it is for --report"),
         (["photos", "--heads", "logistik"], 3, "did you mean logistic"),
         (["photos", "--heads", "logistic", "--plot", "x.gif"], 3, "x.gif"),
-        (["photos"], 3, "is a feature set, not a run: --heads is missing"),
         (["nothing"], 4, "no run 'nothing'"),
         (["nothing", "--heads", "logistic"], 4, "no feature set 'nothing'"),
     ],

@@ -1,5 +1,6 @@
 """Comparisons made by hand: what the report draws, without training or statistics."""
 
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -23,7 +24,22 @@ HEADS = ("dense", "logistic", "linear-svm", "knn", "random-forest", "gradient-bo
 SKILLS = (3.0, 3.2, 3.1, 2.0, 2.5, 2.7)
 
 
-def run(run_id, *, settings=None, seed=0, epochs=0, class_names=("cats", "dogs"), chosen=None):
+def features(**changes):
+    fields = {
+        "name": "photos/vgg16-150-block5_pool-fp32-w000000",
+        "fingerprint": "f" * 64,
+        "manifest_fingerprint": "e" * 64,
+        "recipe_fingerprint": RECIPE.fingerprint,
+        "recipe": RECIPE.to_dict(),
+        "class_names": ("cats", "dogs"),
+        "feature_shape": (4, 4, 512),
+        "rows": {"train": 2000, "validation": 1000, "test": 1000},
+        "comparable": "f" * 64,
+    }
+    return TrainedOn(**fields | changes)
+
+
+def run(run_id, *, settings=None, seed=0, epochs=0, class_names=("cats", "dogs"), **changes):
     """A run that lies nowhere; with epochs, its curves approach a plateau."""
     noise = np.random.default_rng(seed).normal(scale=0.01, size=(4, epochs))
     grown = 1 - np.exp(-np.arange(1, epochs + 1) / 6)
@@ -34,33 +50,24 @@ def run(run_id, *, settings=None, seed=0, epochs=0, class_names=("cats", "dogs")
         "validation_loss": (0.7 - 0.58 * grown + 2 * noise[3]).tolist(),
     }
     settings = settings or (DenseSettings() if epochs else LogisticSettings())
-    return Run(
-        id=run_id,
-        path=Path("runs") / run_id,
-        created="2025-03-04T12:05:06+00:00",
-        head=settings.head,
-        settings=settings,
-        seed=seed,
-        shuffled_labels=False,
-        features=TrainedOn(
-            name="photos/vgg16-150-block5_pool-fp32-w000000",
-            fingerprint="f" * 64,
-            manifest_fingerprint="e" * 64,
-            recipe_fingerprint=RECIPE.fingerprint,
-            recipe=RECIPE.to_dict(),
-            class_names=class_names,
-            feature_shape=(4, 4, 512),
-            rows={"train": 2000, "validation": 1000, "test": 1000},
-            comparable="f" * 64,
-        ),
-        metrics={},
-        history=history if epochs else {},
-        chosen=chosen or {},
-        notes=(),
-        versions={"python": "3.11.7", "featurestore": "0.1.0", "numpy": "2.4.6"},
-        seconds={"fit": 1.5, "total": 2.0, "predict_per_row": 2e-5},
-        files={},
-    )
+    fields = {
+        "id": run_id,
+        "path": Path("runs") / run_id,
+        "created": "2025-03-04T12:05:06+00:00",
+        "head": settings.head,
+        "settings": settings,
+        "seed": seed,
+        "shuffled_labels": False,
+        "features": features(class_names=tuple(class_names)),
+        "metrics": {},
+        "history": history if epochs else {},
+        "chosen": {},
+        "notes": (),
+        "versions": {"python": "3.11.7", "featurestore": "0.1.0", "numpy": "2.4.6"},
+        "seconds": {"fit": 1.5, "total": 2.0, "predict_per_row": 2e-5},
+        "files": {},
+    }
+    return Run(**fields | changes)
 
 
 def comparison(
@@ -93,10 +100,8 @@ def comparison(
         made.append(_contender(labels[number], runs, truth, probabilities))
     ids = [f"test/{class_names[k]}/{i:05}.jpg" for i, k in enumerate(truth)]
     return Comparison(
-        feature_set="photos/vgg16-150-block5_pool-fp32-w000000",
-        fingerprint="f" * 64,
+        features=features(class_names=tuple(class_names)),
         split="test",
-        class_names=tuple(class_names),
         sample_ids=np.array(ids if sample_ids is None else sample_ids, dtype=object),
         labels=truth,
         contenders=tuple(made),
@@ -159,3 +164,12 @@ def _pair(one, other, truth, probabilities):
 
 def _interval(value, half):
     return Interval(value - half, value + half)
+
+
+def judged_on(found, record):
+    """The comparison as one on the rows of a committed feature set."""
+    prints = {
+        "fingerprint": record.fingerprint,
+        "manifest_fingerprint": record.manifest_fingerprint,
+    }
+    return dataclasses.replace(found, features=dataclasses.replace(found.features, **prints))

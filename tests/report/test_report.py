@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from comparisons import comparison
+from comparisons import comparison, judged_on
 
 import featurestore as fs
 from featurestore.catalogue import Catalogue
@@ -170,7 +170,7 @@ def on(record):
         run_id: np.where(np.arange(len(ids))[:, None] % 3 == 0, shares[:, ::-1], shares)
         for run_id, shares in found.probabilities.items()
     }
-    return dataclasses.replace(found, fingerprint=record.fingerprint, probabilities=weak)
+    return judged_on(dataclasses.replace(found, probabilities=weak), record)
 
 
 def test_the_gallery_shows_photographs_and_says_which_are_missing(record, tmp_path):
@@ -185,7 +185,7 @@ def test_the_gallery_shows_photographs_and_says_which_are_missing(record, tmp_pa
 
 
 def test_photographs_of_another_feature_set_are_refused(record, tmp_path):
-    with pytest.raises(Conflict, match="expected images of features ffffffffffff"):
+    with pytest.raises(Conflict, match="expected images of manifest eeeeeeeeeeee"):
         write_report(comparison(2), tmp_path / "a.html", photographs=Photographs(record))
     assert list(tmp_path.iterdir()) == []
 

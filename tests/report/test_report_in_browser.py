@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from comparisons import comparison
+from comparisons import comparison, judged_on
 
 import featurestore as fs
 from featurestore.catalogue import Catalogue
@@ -52,8 +52,7 @@ def report(tmp_path_factory):
         return ((rows % 4 == 0) | (run_id.startswith("knn") & (rows % 4 == 1)))[:, None]
 
     found = dataclasses.replace(
-        found,
-        fingerprint=record.fingerprint,
+        judged_on(found, record),
         probabilities={
             run_id: np.where(turned(run_id), shares[:, ::-1], shares)
             for run_id, shares in found.probabilities.items()
