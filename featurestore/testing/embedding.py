@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 from featurestore.catalogue import Record
 from featurestore.digests import sha256_hex
-from featurestore.embedding.settings import EmbedSettings
+from featurestore.embedding.embed import embed
+from featurestore.embedding.settings import EmbedResult, EmbedSettings
 from featurestore.images import DECODER
 from featurestore.recipe import Recipe
 from featurestore.state import StateFile
@@ -56,3 +59,35 @@ class TinyChoice:
             before=self.before,
         )
         return self.built
+
+
+class TinyEmbedder:
+    """Embeds one folder into one cache and keeps the last choice, to see what was computed."""
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        self.folder, self.cache = folder, cache
+        self.choice: TinyChoice | None = None
+
+    def __call__(
+        self,
+        *,
+        weights: str = "one",
+        before: Callable[[int], None] | None = None,
+        folder: Path | None = None,
+        **settings: Any,
+    ) -> EmbedResult:
+        """Embed with fields of `EmbedSettings`; `weights` and `before` are `TinyChoice`'s."""
+
+        def choose(given: EmbedSettings) -> TinyChoice:
+            self.choice = TinyChoice(given, weights=weights, before=before)
+            return self.choice
+
+        return embed(
+            folder or self.folder, EmbedSettings(**settings), cache=self.cache, choose=choose
+        )
+
+    @property
+    def forward_passes(self) -> int:
+        """Images and views that went through the network in the last call."""
+        assert self.choice is not None, "nothing was embedded yet"
+        return 0 if self.choice.built is None else self.choice.built.images

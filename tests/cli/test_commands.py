@@ -175,6 +175,43 @@ def test_gc_removes_a_superseded_version_but_not_one_that_a_run_needs(made, tmp_
     assert run(["verify", "photos", *cache]) == 0
 
 
+def test_views_are_embedded_listed_shown_and_verified(made, tmp_path, capsys):
+    cache = tmp_path / "cache"
+    shutil.copytree(made / "cache", cache)
+    cache = ["--cache", str(cache)]
+    arguments = ["embed", str(made / "photos"), *EMBED, "--augment", "only:flip=true", *cache]
+    _, planned = fs_json(capsys, *arguments, "--views", "2", "--dry-run")
+    assert (planned["computed"], planned["views_computed"]) == (0, 48)
+    _, found = fs_json(capsys, *arguments, "--views", "2")
+    assert [found[name] for name in ("computed", "reused", "views_computed", "views_reused")] == [
+        0, 40, 48, 0,
+    ]  # fmt: skip
+    assert run([*arguments, "--views", "3"]) == 0
+    output = capsys.readouterr().out
+    assert "0 images and 24 views at" in output
+    assert "40 images and 48 views" in output
+    assert run(["ls", *cache]) == 0
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert "views" in header
+    assert len([line for line in lines if "photos/" in line]) == 2
+    _, listed = fs_json(capsys, "ls", *cache)
+    assert [entry["views"] for entry in listed["feature_sets"]] == [3, 0]
+    name = found["feature_set"]
+    assert run(["show", name, *cache]) == 0
+    assert "3 of each training image: flip, fill 0, seed 0" in capsys.readouterr().out
+    _, shown = fs_json(capsys, "show", name, *cache)
+    assert shown["recipe"]["augmentation"]["views"] == shown["views"] == 3
+    _, clean = fs_json(capsys, "show", "photos", *cache)
+    assert clean["views"] == 0
+    code, verified = fs_json(capsys, "verify", name, "--recompute", "20", *cache)
+    assert (code, verified["rows"], verified["views"]) == (0, 40, 72)
+    assert (verified["recomputed"], verified["largest_distance"] <= 0.002) == (20, True)
+    _, health = fs_json(capsys, "doctor", *cache)
+    assert (health["cache"]["feature_sets"], health["cache"]["problems"]) == (2, [])
+    _, collected = fs_json(capsys, "gc", *cache)
+    assert [name in item["path"] for item in collected["removed"]] == [True]
+
+
 def test_export_as_npz_loads_without_pickle(cache, tmp_path):
     path = tmp_path / "out.npz"
     assert run(["export", "photos", str(path), *cache]) == 0
@@ -283,6 +320,11 @@ def test_doctor_reports_and_finds_a_missing_store(made, cache, tmp_path, capsys)
         (["embed", "nowhere", "--backbone", "vgg61"], 3, "vgg16"),
         (["embed", "nowhere", "--weights", "missing.h5"], 4, "missing.h5"),
         (["embed", "x", "--seed", "0"], 2, "--split"),
+        (["embed", "x", "--augment", "default"], 2, "--views"),
+        (["embed", "x", "--view-seed", "0"], 2, "--views"),
+        (["embed", "x", "--views", "0"], 2, "--views"),
+        (["embed", "x", "--views", "2", "--augment", "none"], 2, "the images themselves"),
+        (["embed", "x", "--views", "2", "--augment", "spin=3"], 3, "rotation=20"),
         (["verify", "x", "--seed", "0"], 2, "--recompute"),
         (["verify", "x", "--weights", "random:0"], 2, "--recompute"),
         (["frobnicate"], 2, "No such command"),

@@ -11,32 +11,10 @@ import featurestore as fs
 from featurestore.catalogue import Catalogue, lock_path, staging_path
 from featurestore.locks import hold
 from featurestore.testing.backbones import TinyNetwork
-from featurestore.testing.embedding import TinyChoice
+from featurestore.testing.embedding import TinyChoice, TinyEmbedder
 from featurestore.testing.images import broken_images, encode, photograph, write_image_folder
 
 ROWS = {"train": 16, "validation": 8, "test": 8}
-
-
-class Embedder:
-    """Embeds one folder into one cache and keeps the last choice, to see what was computed."""
-
-    def __init__(self, folder, cache):
-        self.folder, self.cache = folder, cache
-        self.choice = None
-
-    def __call__(self, *, weights="one", before=None, folder=None, **settings):
-        def choose(given):
-            self.choice = TinyChoice(given, weights=weights, before=before)
-            return self.choice
-
-        return fs.embed(
-            folder or self.folder, fs.EmbedSettings(**settings), cache=self.cache, choose=choose
-        )
-
-    @property
-    def forward_passes(self):
-        network = self.choice.built
-        return 0 if network is None else network.images
 
 
 @pytest.fixture
@@ -48,7 +26,7 @@ def photos(tmp_path):
 
 @pytest.fixture
 def embed(photos, tmp_path):
-    return Embedder(photos, tmp_path / "cache")
+    return TinyEmbedder(photos, tmp_path / "cache")
 
 
 def contents(path):
@@ -269,7 +247,7 @@ def test_hdf5_takes_the_rows_of_zarr_and_holds_the_same(embed):
 
 def test_batch_size_and_workers_change_no_byte(embed, tmp_path, photos):
     result = embed(batch_size=32, workers=4)
-    other = Embedder(photos, tmp_path / "second")
+    other = TinyEmbedder(photos, tmp_path / "second")
     again = other(batch_size=3, workers=1)
     assert contents(result.path) == contents(again.path)
     assert again.fingerprint == result.fingerprint
@@ -312,7 +290,7 @@ def test_only_broken_images_is_an_error_that_gives_reasons(tmp_path):
         (folder / "train" / label).mkdir(parents=True)
         (folder / "train" / label / "x.jpg").write_bytes(f"text {label}".encode())
     with pytest.raises(fs.InvalidInput, match="not an image"):
-        Embedder(folder, tmp_path / "cache")()
+        TinyEmbedder(folder, tmp_path / "cache")()
 
 
 def test_image_that_changes_while_it_is_read_is_an_error_and_nothing_is_lost(embed, photos):

@@ -25,8 +25,9 @@ def small_units(monkeypatch):
     )
 
 
-def embed(folder, cache, store):
-    return fs.embed(folder, fs.EmbedSettings(store=store), cache=cache, choose=TinyChoice)
+def embed(folder, cache, store, views=None):
+    settings = fs.EmbedSettings(store=store, views=views)
+    return fs.embed(folder, settings, cache=cache, choose=TinyChoice)
 
 
 def contents(path):
@@ -39,9 +40,12 @@ def contents(path):
     }
 
 
-@pytest.mark.parametrize("store", ["zarr", "hdf5"])
+@pytest.mark.parametrize(
+    ("store", "views"),
+    [("zarr", None), ("hdf5", None), pytest.param("zarr", 2, marks=pytest.mark.slow)],
+)
 @pytest.mark.usefixtures("small_units")
-def test_each_operation_may_fail(tmp_path, store):
+def test_each_operation_may_fail(tmp_path, store, views):
     folder, before = tmp_path / "photos", tmp_path / "before"
     write_image_folder(folder, splits={"train": 4, "test": 2})
     old = embed(folder, before, store)
@@ -50,8 +54,8 @@ def test_each_operation_may_fail(tmp_path, store):
         (folder / "train" / "cats" / f"new{number}.jpg").write_bytes(new)
     calm = tmp_path / "calm"
     shutil.copytree(before, calm)
-    operations = count_operations(lambda: embed(folder, calm, store))
-    expected = Catalogue(calm).find("photos")
+    operations = count_operations(lambda: embed(folder, calm, store, views))
+    expected = Catalogue(calm).find(embed(folder, calm, store, views).fingerprint)
     assert operations > 20
     full_disk = 0
     for k in range(operations):
@@ -59,7 +63,7 @@ def test_each_operation_may_fail(tmp_path, store):
         shutil.copytree(before, cache)
         with fail_operation(k, errno.ENOSPC) as log:
             try:
-                result = embed(folder, cache, store)
+                result = embed(folder, cache, store, views)
             except fs.Conflict as error:
                 full_disk += 1
                 assert "is full" in error.message
@@ -71,9 +75,9 @@ def test_each_operation_may_fail(tmp_path, store):
         assert old.fingerprint in {record.fingerprint for record in found}
         for record in found:
             verify_set(record)
-        again = embed(folder, cache, store)
+        again = embed(folder, cache, store, views)
         assert again.fingerprint == expected.fingerprint
-        current = Catalogue(cache).find("photos")
+        current = Catalogue(cache).find(again.fingerprint)
         verify_set(current)
         assert current.content_sha256 == expected.content_sha256
         assert contents(current.store) == contents(expected.store)

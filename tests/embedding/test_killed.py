@@ -27,17 +27,18 @@ PROGRAM = textwrap.dedent(
     plan.plan_embedding.__kwdefaults__["unit_rows"] = 16  # many units from few images
     print("ready", flush=True)
     result = fs.embed(
-        sys.argv[1], fs.EmbedSettings(store=sys.argv[3]), cache=sys.argv[2],
+        sys.argv[1], fs.EmbedSettings(store=sys.argv[3], views=int(sys.argv[5]) or None),
+        cache=sys.argv[2],
         choose=lambda settings: TinyChoice(settings, pause_s=float(sys.argv[4])),
     )
-    print(result.computed, flush=True)
+    print(result.computed + result.views_computed, flush=True)
     """
 )
 
 
-def start(folder, cache, store, pause_s):
+def start(folder, cache, store, pause_s, views=0):
     child = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(folder), str(cache), store, str(pause_s)],
+        [sys.executable, "-c", PROGRAM, str(folder), str(cache), store, str(pause_s), str(views)],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -49,7 +50,9 @@ def stored(cache, suffix):
     (store,) = [path for path in cache.glob(f"*/*{suffix}") if not path.name.startswith(".")]
     if store.is_file():
         with fs.open("photos", cache=cache) as features:
-            return {split: features[split].load()[0].tobytes() for split in features.splits}
+            found = {split: features[split].load()[0].tobytes() for split in features.splits}
+            train = features["train"]
+            return found | {view: train.load_view(view)[0].tobytes() for view in range(train.views)}
     return {
         path.relative_to(store).as_posix(): path.read_bytes()
         for path in store.rglob("*")
@@ -58,19 +61,21 @@ def stored(cache, suffix):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
-@pytest.mark.parametrize(("store", "suffix"), [("zarr", ".zarr"), ("hdf5", ".h5")])
-def test_killed_and_resumed_ends_as_if_undisturbed(tmp_path, store, suffix):
+@pytest.mark.parametrize(
+    ("store", "suffix", "views"), [("zarr", ".zarr", 0), ("hdf5", ".h5", 0), ("zarr", ".zarr", 2)]
+)
+def test_killed_and_resumed_ends_as_if_undisturbed(tmp_path, store, suffix, views):
     folder = tmp_path / "photos"
     write_image_folder(folder, splits={"train": 60, "validation": 10, "test": 10})
     calm, stormy = tmp_path / "calm", tmp_path / "stormy"
-    child = start(folder, calm, store, 0.0)
-    assert child.stdout.readline() == "160\n"
+    child = start(folder, calm, store, 0.0, views)
+    assert child.stdout.readline() == f"{160 + views * 120}\n"
     child.wait()
     draw = random.Random(7)
     started = time.monotonic()
     kills = 0
     while kills < KILLS:
-        child = start(folder, stormy, store, 0.03)
+        child = start(folder, stormy, store, 0.03, views)
         try:
             child.wait(draw.uniform(0.0, 0.35))
         except subprocess.TimeoutExpired:
@@ -80,10 +85,11 @@ def test_killed_and_resumed_ends_as_if_undisturbed(tmp_path, store, suffix):
             for record in Catalogue(stormy).records():  # visible means whole
                 with fs.open(record.fingerprint, cache=stormy) as features:
                     assert [len(features[s].load()[0]) for s in features.splits] == [120, 20, 20]
+                    assert features["train"].views == views
         else:
             break  # it was done before it could be killed
     assert kills >= 3, f"only {kills} kills in {time.monotonic() - started:.1f} s"
-    child = start(folder, stormy, store, 0.0)
+    child = start(folder, stormy, store, 0.0, views)
     child.wait()
     assert stored(stormy, suffix) == stored(calm, suffix)
     assert not [path for path in stormy.rglob("*") if ".incomplete" in path.name]
