@@ -198,7 +198,8 @@ def peak_memory(images: int, *, memory: str) -> dict[str, float]:
         )  # fmt: skip
         _, status, usage = os.wait4(child.pid, 0)
         if status:
-            raise SystemExit(f"fs train ended with status {status}")
+            code = os.waitstatus_to_exitcode(status)
+            raise SystemExit(f"fs train ended with exit code {code}")
         return {"peak_mib": usage.ru_maxrss / 1024, "seconds": time.perf_counter() - begun}
 
 
