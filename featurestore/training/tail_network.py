@@ -34,8 +34,33 @@ class TailStart:
     scale: float
 
 
+class _AsPretrained(keras.Layer):  # type: ignore[misc] # Keras is untyped here
+    """A part that never is in training mode, whatever the network around it is.
+
+    Keras 3.15 lets ``model(..., training=True)`` override the ``training=False`` that a nested
+    model was called with when the network was built.
+    """
+
+    def __init__(self, part: Any) -> None:
+        super().__init__(name="as_pretrained")
+        self.part = part
+
+    def call(self, features: Any) -> Any:
+        """Return what the part gives when it predicts."""
+        return self.part(features, training=False)
+
+    def get_config(self) -> dict[str, object]:
+        """Return what `read_tail` compares; nothing is built from it."""
+        return {"name": self.name, "layers": self.part.get_config()["layers"]}
+
+
 def build_tail(
-    settings: FineTuneSettings, n_classes: int, *, scale: float, base: Any = None
+    settings: FineTuneSettings,
+    n_classes: int,
+    *,
+    scale: float,
+    base: Any = None,
+    plain: bool = False,
 ) -> Any:
     """Return the network from features of the cut to probabilities; what is frozen is so.
 
@@ -49,6 +74,8 @@ def build_tail(
     base
         The backbone up to the settings' layer, whose weights are then shared; None: an untrained
         one.
+    plain
+        Of Keras's own layers alone, for a network that is not trained any more.
 
     Raises
     ------
@@ -65,10 +92,8 @@ def build_tail(
 
     def build() -> Any:
         features = keras.Input(tail.input_shape[1:], name="features", dtype="float32")
-        # Said where the network is built, it holds while the network trains: batch normalisations
-        # keep their statistics, and a frozen block drops nothing.
-        mode = {} if settings.statistics else {"training": False}
-        outputs = tail(features, **mode)
+        part = tail if plain or settings.statistics else _AsPretrained(tail)
+        outputs = part(features)
         outputs = keras.layers.Activation("linear", dtype="float32", name="as_float32")(outputs)
         if settings.pooling == "avg":
             pool = keras.layers.GlobalAveragePooling2D(dtype="float32", name="pooling")
@@ -108,11 +133,11 @@ def start_from(settings: FineTuneSettings, base: Any, dense: Any) -> TailStart:
 
 
 def in_float32(settings: FineTuneSettings, model: Any) -> Any:
-    """Return a copy of `build_tail`'s network that computes in float32 throughout."""
+    """Return a plain copy of `build_tail`'s network that computes in float32 throughout."""
     scale = _scale_of(model.get_layer(_HEAD)) if settings.scaled else 1.0
     n_classes = max(2, int(model.output_shape[-1]))
     whole = dataclasses.replace(settings, precision="float32")
-    copy = build_tail(whole, n_classes, scale=scale)
+    copy = build_tail(whole, n_classes, scale=scale, plain=True)
     copy.set_weights(model.get_weights())
     return copy
 
@@ -211,7 +236,9 @@ def _plan(config: Any) -> Iterator[tuple[str, str]]:
 
 def _all_layers(model: Any) -> Iterator[Any]:
     for layer in model.layers:
-        if isinstance(layer, keras.Model):
+        if isinstance(layer, _AsPretrained):
+            yield from _all_layers(layer.part)
+        elif isinstance(layer, keras.Model):
             yield from _all_layers(layer)
         else:
             yield layer
