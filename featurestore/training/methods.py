@@ -233,47 +233,53 @@ def weights_text(run: Run) -> str | None:
 
 def pixels_text(run: Run) -> str:
     """Return what the path did with the pixels and what it trained, in sentences."""
-    varied = run.augmentation
-    moved = None if varied is None else ranges_text(varied)
-    if run.path_taken == END_TO_END:
-        shown = "as they are" if moved is None else f"anew at random ({moved})"
-        text = (
-            f"In every epoch the training images were decoded, shown {shown}, and went forward "
-            "through the frozen network; only the head was trained."
-        )
-    elif run.path_taken == FINE_TUNE:
-        layers, cut = (
-            ", ".join(unfrozen(run)),
-            getattr(run.settings, "cut", "the last frozen layer"),
-        )
-        text = (
-            f"{layers or 'Layers'} of the network and the head were trained, from where run "
-            f"{run.started_from} had ended. "
-        )
-        if varied is None:
-            text += f"They saw each training image's features of {cut}, the last frozen layer."
-        elif "views" in varied:
-            text += (
-                f"They saw the features of {cut}, the last frozen layer, of {_views_text(varied)} "
-                f"of each training image ({moved}), embedded once."
-            )
-        else:
-            text += (
-                f"In every epoch the training images were shown anew at random ({moved}) and went "
-                f"forward through the frozen layers, up to {cut}."
-            )
-    elif varied is None:
-        text = (
-            "The images went through the frozen network once, when they were embedded; the head "
-            "was trained on those features."
-        )
-    else:
-        text = (
-            f"The training images and {_views_text(varied)} of each ({moved}) went through the "
-            "frozen network once, when they were embedded; the head was trained on those features."
-        )
+    say = {END_TO_END: _end_to_end_text, FINE_TUNE: _fine_tune_text}.get(
+        run.path_taken, _cached_text
+    )
     weights = weights_text(run)
-    return text if weights is None else f"{text} Weights trained: {weights}."
+    return say(run) if weights is None else f"{say(run)} Weights trained: {weights}."
+
+
+def _cached_text(run: Run) -> str:
+    images = "The images"
+    if run.augmentation is not None:
+        images = f"The images and, for training, {_views_text(run.augmentation)} of each"
+        images += f" ({ranges_text(run.augmentation)})"
+    return (
+        f"{images} went through the frozen network once, when they were embedded; the head was "
+        "trained on those features."
+    )
+
+
+def _end_to_end_text(run: Run) -> str:
+    return (
+        f"In every epoch the training images were decoded, {_shown_text(run)}, and went forward "
+        "through the frozen network; only the head was trained."
+    )
+
+
+def _fine_tune_text(run: Run) -> str:
+    layers = ", ".join(unfrozen(run))
+    cut = getattr(run.settings, "cut", "the cut")
+    text = f"{layers} of the network and the head were trained, from run {run.started_from}. "
+    if run.augmentation is None:
+        return f"{text}They saw each image's features of {cut}, the last frozen layer."
+    if "views" in run.augmentation:
+        return (
+            f"{text}They saw the features of {_views_text(run.augmentation)} of each training "
+            f"image ({ranges_text(run.augmentation)}) at {cut}, the last frozen layer, embedded "
+            "once."
+        )
+    return (
+        f"{text}In every epoch the training images were decoded, {_shown_text(run)}, and went "
+        f"forward through the frozen layers, up to {cut}."
+    )
+
+
+def _shown_text(run: Run) -> str:
+    if run.augmentation is None:
+        return "shown as they are"
+    return f"shown anew at random ({ranges_text(run.augmentation)})"
 
 
 def _views_text(augmentation: Mapping[str, object]) -> str:

@@ -82,7 +82,10 @@ def test_all_runs_of_a_dataset_are_compared_by_its_name(ids, cache, tmp_path, ca
     assert by_label["dense, 2 views"]["augmentation"]["views"] == 2
     text = page.read_text(encoding="utf-8")
     assert "3 heads and 1 fine-tuned network on photos/mobilenet" in text
-    assert "What each did with the images" in text and "2 random versions of each" in text
+    assert (
+        "What each did with the images" in text
+        and "for training, 2 random versions of each" in text
+    )
     assert text.count("data:image/jpeg") > 0
     one_by_one = printed(capsys, "compare", *sorted(ids.values()), *cache)
     assert {each["label"] for each in one_by_one["contenders"]} == LABELS

@@ -10,6 +10,7 @@ from featurestore.catalogue import RUNS
 from featurestore.recipe import Views
 from featurestore.testing.heads import RECIPE
 from featurestore.training.evaluation import Predictions
+from featurestore.training.fine_tune_settings import FineTuneSettings
 from featurestore.training.runs import Run, TrainedOn, write_run
 from featurestore.training.settings import DenseSettings
 
@@ -18,17 +19,27 @@ RANGES = Augmentation()
 NADAM = DenseSettings(optimizer="nadam")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TunedSettings:
-    """As those of a fine-tuning, for what is told of runs that are not loaded."""
-
-    unfreeze: tuple[str, ...] = ("block5",)
-    learning_rate: float = 1e-5
-    head = "fine-tuned"
-    uses_seed = True
-
-    def to_dict(self):
-        return dataclasses.asdict(self)
+def tuned_settings(**changes):
+    fields = {
+        "backbone": "vgg16",
+        "size": (150, 150),
+        "layer": "block5_pool",
+        "pooling": "none",
+        "precision": "float32",
+        "cut": "block4_pool",
+        "unfreeze": ("block5",),
+        "statistics": False,
+        "units": 256,
+        "dropout": 0.0,
+        "scaled": True,
+        "epochs": 30,
+        "batch_size": 20,
+        "optimizer": "rmsprop",
+        "learning_rate": 1e-5,
+        "patience": None,
+        "class_weight": "none",
+    }
+    return FineTuneSettings(**fields | changes)
 
 
 class _Model:
@@ -118,9 +129,10 @@ def fine_tuned(cache, labels, probabilities, *, start, **changes):
         comparable=start.features.comparable,
     )
     fields = {
-        "settings": TunedSettings(),
+        "settings": tuned_settings(),
         "path_taken": "fine-tune",
         "started_from": start.id,
+        "parameters": {"total": 1000, "trainable_before": 100, "trainable": 400},
         "features": features,
     }
     return made_run(cache, labels, probabilities, **fields | changes)

@@ -129,10 +129,11 @@ def test_a_feature_set_without_heads_means_all_runs_on_it(root, ids, cache, caps
 
 
 def test_a_feature_set_without_runs_says_what_to_do(tmp_path, capsys):
-    write_image_folder(tmp_path / "birds", splits={"train": 2, "test": 2})
+    images = write_image_folder(tmp_path / "birds", splits={"train": 2, "test": 2})
     for name in ("birds", "bats"):
         settings = fs.EmbedSettings(name=name)
         fs.embed(tmp_path / "birds", settings, cache=tmp_path / "cache", choose=TinyChoice)
+        images.pop().unlink()
     cache = ["--cache", str(tmp_path / "cache")]
     assert run(["compare", "birds", *cache]) == 3
     err = capsys.readouterr().err

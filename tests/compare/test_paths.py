@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from made_runs import (
     NADAM,
-    TunedSettings,
     answers,
     changed,
     end_to_end,
     fine_tuned,
     made_run,
     trained_on,
+    tuned_settings,
     with_views,
 )
 
@@ -22,7 +22,13 @@ from featurestore.compare.comparison import compare
 from featurestore.compare.grouping import group_runs
 from featurestore.errors import Conflict
 from featurestore.testing.heads import RECIPE
-from featurestore.training.methods import method_labels, ranges_text, seeded_labels, trained_weights
+from featurestore.training.methods import (
+    method_labels,
+    pixels_text,
+    ranges_text,
+    seeded_labels,
+    trained_weights,
+)
 from featurestore.training.settings import DenseSettings, LogisticSettings
 
 LABELS = np.arange(60) % 2
@@ -106,9 +112,9 @@ def test_what_sets_runs_of_one_path_apart(made, maker, one, other, named):
 @pytest.mark.parametrize(
     ("other", "named"),
     [
-        ({"settings": TunedSettings(unfreeze=("block4", "block5"))},
+        ({"settings": tuned_settings(unfreeze=("block4", "block5"))},
          ["fine-tuned block5", "fine-tuned block4, block5"]),
-        ({"settings": TunedSettings(learning_rate=1e-4)},
+        ({"settings": tuned_settings(learning_rate=1e-4)},
          ["fine-tuned block5:learning_rate=1e-05", "fine-tuned block5:learning_rate=0.0001"]),
         ({"augmentation": Augmentation().to_dict() | {"seed": 0}},
          ["fine-tuned block5", "fine-tuned block5, augmented"]),
@@ -211,6 +217,31 @@ def test_weights_that_a_fit_moved(made):
         trained_weights(made(features=three, settings=DenseSettings(units=2))) == 2 * 5 + 2 * 3 + 3
     )
     assert trained_weights(made(settings=LogisticSettings())) is None
+
+
+def test_what_was_done_with_the_pixels(made):
+    dense = made(features=trained_on(feature_shape=(4, 4, 512)))
+    tuned = made(fine_tuned, start=dense)
+    moved = f"({ranges_text(Augmentation().to_dict())})"
+    assert pixels_text(dense).endswith(
+        "the head was trained on those features. Weights trained: 2,097,665."
+    )
+    assert f"The images and, for training, 6 random versions of each {moved} went" in pixels_text(
+        made(with_views)
+    )
+    assert f"shown anew at random {moved}, and" in pixels_text(made(end_to_end))
+    assert "shown as they are, and" in pixels_text(made(end_to_end, augmentation=None))
+    text = pixels_text(tuned)
+    assert text.startswith(f"block5 of the network and the head were trained, from run {dense.id}.")
+    assert "features of block4_pool, the last frozen layer." in text
+    assert text.endswith("Weights trained: 400 of 1,000 (before: 100).")
+    views = Augmentation().to_dict() | {"seed": 0, "views": 1}
+    text = pixels_text(dataclasses.replace(tuned, augmentation=views))
+    assert "the features of one random version of each training image" in text
+    drawn = pixels_text(dataclasses.replace(tuned, augmentation=Augmentation().to_dict()))
+    assert f"shown anew at random {moved}, and" in drawn
+    logistic = pixels_text(made(settings=LogisticSettings()))
+    assert "Weights" not in logistic
 
 
 def test_ranges_in_words():
