@@ -84,7 +84,11 @@ class Training:
 
         The loss is the one that is minimised, with class weights where there are any.
         """
-        return self._pass(self._source.epoch(shuffles, self._piece_rows, epoch=epoch))
+        return self.run(self._source.epoch(shuffles, self._piece_rows, epoch=epoch))
+
+    def run(self, pieces: Iterable[Piece]) -> tuple[float, float]:
+        """Train on the rows of pieces, as `epoch` does; a piece of one step's rows is one step."""
+        return self._pass(pieces)
 
 
 class Scoring:
