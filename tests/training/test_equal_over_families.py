@@ -11,8 +11,12 @@ from featurestore.embedding.backbone import network_of
 from featurestore.embedding.embed import embed
 from featurestore.embedding.settings import EmbedSettings
 from featurestore.features import open_features
+from featurestore.training.fine_tune import FineTuneRequest, fine_tune
 from featurestore.training.pools import epoch_pools
+from featurestore.training.runs import find_run
+from featurestore.training.settings import DenseSettings
 from featurestore.training.streamed import AugmentedRows, StreamOptions, open_pixels
+from featurestore.training.train import TrainOptions, train
 
 WEIGHTS = "random:0"
 IMAGES = {"train": 4, "validation": 1, "test": 1}  # of each of two classes
@@ -53,6 +57,12 @@ def photographs(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def cache(photographs, backbone):
+    """One for both tests of a backbone, since the slow part of either is building networks."""
+    return photographs.parent / "caches" / backbone
+
+
 def embedded(photographs, backbone, *, cache, **fields):
     side = get_spec(backbone).minimum_size
     settings = EmbedSettings(
@@ -74,8 +84,8 @@ def one_epoch(rows):
 
 
 @pytest.mark.parametrize("backbone", EVERY)
-def test_streamed_features_are_the_cached_ones(photographs, tmp_path, backbone):
-    with open_features(embedded(photographs, backbone, cache=tmp_path), cache=tmp_path) as found:
+def test_streamed_features_are_the_cached_ones(photographs, cache, backbone):
+    with open_features(embedded(photographs, backbone, cache=cache), cache=cache) as found:
         pixels = open_pixels(
             found, "train", found.recipe, options=StreamOptions(workers=2), memory_bytes=0
         )
@@ -88,3 +98,41 @@ def test_streamed_features_are_the_cached_ones(photographs, tmp_path, backbone):
     # Not within a tolerance: the same compiled pass gives the same bits.
     assert np.array_equal(features, cached[order])
     assert np.array_equal(labels, cached_labels[order])
+
+
+@pytest.mark.parametrize("backbone", EVERY)
+def test_fine_tuning_from_images_is_that_from_cached_features(photographs, cache, backbone):
+    with open_features(embedded(photographs, backbone, cache=cache), cache=cache) as found:
+        start = train(found, DenseSettings(units=4, epochs=1), cache=cache)
+
+    told = []
+
+    def tuned():
+        # Three steps of 3, 3 and 2 rows in each epoch. The rate is large, so that weights move.
+        request = FineTuneRequest(
+            unfreeze=(LAST_BLOCK[backbone],),
+            epochs=2,
+            batch_size=3,
+            learning_rate=1e-3,
+            tell=told.append,
+        )
+        return fine_tune(
+            start, request, cache=cache, options=TrainOptions(), streaming=StreamOptions(workers=2)
+        )
+
+    streamed = tuned()
+    embedded(photographs, backbone, cache=cache, layer=streamed.settings.cut)
+    cached = tuned()
+    assert "images run through the frozen layers" in told[0]
+    assert "training from the features of" in told[1]
+    assert len(set(streamed.history["train_loss"])) == 2
+    assert streamed.history == cached.history
+    for split in ("train", "validation", "test"):
+        ours, theirs = streamed.predictions(split), cached.predictions(split)
+        assert np.array_equal(ours.probabilities, theirs.probabilities), split
+    again = find_run(streamed.id, cache=cache)
+    with open_features(cached.features.fingerprint, cache=cache) as found:
+        features, _ = found["test"].load()
+    probabilities = again.load_head().predict_proba(features)
+    recorded = streamed.predictions("test").probabilities
+    np.testing.assert_allclose(probabilities, recorded, rtol=0, atol=1e-6)
