@@ -160,9 +160,9 @@ _HEADINGS = (_PATHS, _EVERY, _DATASET, _HEADS)
 
 
 def _heading(option: str) -> str:
-    if option == "path_taken" or any(option in options for options in _OF_PATH.values()):
-        if option not in (*_STEPS, *RECIPE_OPTIONS):
-            return _PATHS
+    of_paths = {"path_taken", *(option for options in _OF_PATH.values() for option in options)}
+    if option in of_paths.difference(_STEPS, RECIPE_OPTIONS):
+        return _PATHS
     if option in RECIPE_OPTIONS:
         return _DATASET
     of_heads = {"head", "parameters", *(name for head in HEADS for name in setting_names(head))}

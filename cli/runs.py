@@ -11,6 +11,7 @@ import click
 
 from featurestore.errors import IntegrityError
 from featurestore.manifest import SPLITS
+from featurestore.training.checkpoints import find_unfinished
 from featurestore.training.methods import (
     CACHED,
     FINE_TUNE,
@@ -95,7 +96,8 @@ def runs(
     Metrics to sort by are those of the validation split, unless --split says otherwise; accuracies
     on validation and test are both shown.
 
-    A run that cannot be read is told on stderr, and the exit code is then 5 (6 for one that a newer
+    Trainings that have not ended, under way or stopped, are told on stderr. A run that cannot be
+    read is told there too, and the exit code is then 5 (6 for one that a newer
     version wrote).
     """
     found = read_runs(cache)
@@ -110,14 +112,20 @@ def runs(
             "note: sorted by the test split: the run that is chosen so scores better on it than it "
             "will elsewhere; choose by --split validation, and compare on test once"
         )
+    unfinished = find_unfinished(cache)
     if as_json:
-        print_json({"runs": [_summary(run) for run in chosen]})
+        print_json(
+            {"runs": [_summary(run) for run in chosen], "unfinished_trainings": len(unfinished)}
+        )
     elif chosen:
         _print_runs(chosen, split)
     elif found.runs:
         say(f"none of the {len(found.runs)} runs in {cache} is of that head, path and feature set")
     elif not found.problems:
         say(f"no run in {cache}; next: fs train NAME --head logistic")
+    for training in unfinished:
+        state = "under way" if training.under_way else "stopped: its command goes on from there"
+        say(f"unfinished training, epoch {training.epoch}, {state}")
     for problem in found.problems:
         say_error(problem)
     return min((problem.exit_code for problem in found.problems), default=0)

@@ -254,7 +254,9 @@ def export(name: str, file: Path, cache: Path, *, overwrite: bool) -> None:
 
 
 @click.command()
-@click.option("--staging", is_flag=True, help="Staged rows of unfinished embeddings too.")
+@click.option(
+    "--staging", is_flag=True, help="What unfinished embeddings and trainings have left, too."
+)
 @click.option("--dry-run", is_flag=True, help="List what would be removed; remove nothing.")
 @cache_option
 @json_option
@@ -262,7 +264,8 @@ def gc(cache: Path, *, staging: bool, dry_run: bool, as_json: bool) -> None:
     """Remove superseded versions of feature sets and leftovers of killed commits.
 
     A version that a run was trained on stays, and so do the staged rows of an unfinished embedding
-    (its next run goes on from them) unless --staging is given.
+    (its next run goes on from them) unless --staging is given. Checkpoints of a training that was
+    stopped stay for a week, and go with --staging.
     """
     from featurestore.collect import find_garbage, remove_garbage
 

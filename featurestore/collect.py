@@ -24,10 +24,12 @@ from featurestore.embedding.commit import INCOMPLETE, remove_store, store_files
 from featurestore.errors import Conflict, NotFound
 from featurestore.locks import hold, is_held
 from featurestore.stores import SUFFIXES, durable
+from featurestore.training.checkpoints import UNFINISHED, Unfinished, find_unfinished
 from featurestore.training.runs import find_run_path, read_runs
 
 # Writing a run takes less than a second and no lock: what has lain for an hour is nobody's.
 _ABANDONED_S = 3600
+_FORGOTTEN_S = 7 * 24 * 3600  # an embedding's staging is larger by far, and goes when asked for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +67,9 @@ def find_garbage(
     """List what `remove_garbage` would remove, and superseded versions that it keeps.
 
     A superseded version stays while a run was trained on it, and every one while a run cannot be
-    read. The staging of an unfinished
-    embedding stays unless `staging` is set: it is what a resume goes on from. Nothing of a set
-    that is being written is listed.
+    read. The staging of an unfinished embedding stays unless `staging` is set: it is what a resume
+    goes on from. So do the checkpoints of a training, for a week. Nothing of a set that is being
+    written is listed.
     """
     records = Catalogue(cache).records()
     current = {record.path for record in newest_versions(records)}
@@ -89,6 +91,11 @@ def find_garbage(
         Garbage(path, "run that was never finished, or half removed", _size(path))
         for path in sorted((cache / RUNS).glob(f"{durable.TEMPORARY_PREFIX}*"))
         if clock() - _modified(path) > _ABANDONED_S
+    ]
+    found += [
+        _checkpoints(each)
+        for each in find_unfinished(cache)
+        if staging or clock() - each.modified > _FORGOTTEN_S
     ]
     if staging:
         found += _staging(cache)
@@ -119,6 +126,9 @@ def remove_garbage(cache: Path, garbage: list[Garbage]) -> int:
                 durable.remove(item.path)
             else:
                 continue
+            if item.lock is not None and item.path.parent.name == UNFINISHED:
+                for file in (item.lock, item.lock.with_suffix(".holder")):
+                    file.unlink(missing_ok=True)  # one for each training, not for each name
             freed += item.size_bytes
     return freed
 
@@ -234,6 +244,16 @@ def _staging(cache: Path) -> list[Garbage]:
         )
         for path in folders
     ]
+
+
+def _checkpoints(training: Unfinished) -> Garbage:
+    return Garbage(
+        training.path,
+        f"checkpoint of a training that was stopped after epoch {training.epoch}",
+        _size(training.path),
+        kept="the training is under way" if training.under_way else None,
+        lock=training.lock,
+    )
 
 
 def _busy(cache: Path) -> bool:

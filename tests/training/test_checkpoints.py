@@ -2,10 +2,12 @@
 
 import dataclasses
 import errno
+import time
 
 import numpy as np
 import pytest
 
+from featurestore.collect import find_garbage, remove_garbage
 from featurestore.errors import Conflict
 from featurestore.testing.faults import count_operations, fail_operation
 from featurestore.testing.heads import blobs
@@ -147,6 +149,25 @@ def test_unfinished_trainings_are_listed(tmp_path):
         assert (first.epoch, first.under_way) == (1, False)
         assert (second.epoch, second.under_way) == (0, True)
     assert [each.path for each in find_unfinished(tmp_path)] == [first.path]
+
+
+def test_forgotten_ones_are_garbage(tmp_path):
+    kill_after_first(tmp_path)
+    assert find_garbage(tmp_path) == []
+    in_eight_days = time.time() + 8 * 24 * 3600
+    (garbage,) = find_garbage(tmp_path, clock=lambda: in_eight_days)
+    assert find_garbage(tmp_path, staging=True) == [garbage]
+    assert "stopped after epoch 1" in garbage.reason
+    with open_training(tmp_path) as checkpoints:  # begun again since it was listed
+        assert [item.kept for item in find_garbage(tmp_path, staging=True)] == [
+            "the training is under way"
+        ]
+        assert remove_garbage(tmp_path, [garbage]) == 0
+        assert same(checkpoints.latest(), made(1))
+    kill_after_first(tmp_path)
+    (garbage,) = find_garbage(tmp_path, staging=True)
+    assert remove_garbage(tmp_path, [garbage]) == garbage.size_bytes > 0
+    assert list((tmp_path / "runs" / ".unfinished").iterdir()) == []
 
 
 SETTINGS = DenseSettings(
