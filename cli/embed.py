@@ -116,7 +116,8 @@ def _print(result: EmbedResult) -> None:
         (computed, f"{result.computed}{speed}"),
         ("  reused", result.reused),
     ]
-    if result.views_computed or result.views_reused:
+    viewed = result.views_computed + result.views_reused > 0
+    if viewed:
         fields = [
             fields[0],
             (computed, f"{result.computed} images and {result.views_computed} views{speed}"),
@@ -131,4 +132,5 @@ def _print(result: EmbedResult) -> None:
         ]
     )
     if not result.dry_run:
-        say(f"next: fs train {result.feature_set} --head logistic")
+        how = "--head dense --views all" if viewed else "--head logistic"
+        say(f"next: fs train {result.feature_set} {how}")

@@ -187,9 +187,10 @@ def test_views_are_embedded_listed_shown_and_verified(made, tmp_path, capsys):
         0, 40, 48, 0,
     ]  # fmt: skip
     assert run([*arguments, "--views", "3"]) == 0
-    output = capsys.readouterr().out
-    assert "0 images and 24 views at" in output
-    assert "40 images and 48 views" in output
+    output = capsys.readouterr()
+    assert "0 images and 24 views at" in output.out
+    assert "40 images and 48 views" in output.out
+    assert f"next: fs train {found['feature_set']} --head dense --views all" in output.err
     assert run(["ls", *cache]) == 0
     header, *lines = capsys.readouterr().out.splitlines()
     assert "views" in header
