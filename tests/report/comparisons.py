@@ -17,6 +17,7 @@ from featurestore.compare.results import (
 )
 from featurestore.testing.heads import RECIPE
 from featurestore.training.evaluation import METRICS, Predictions, score
+from featurestore.training.fine_tune_settings import FineTuneSettings
 from featurestore.training.runs import Run, TrainedOn
 from featurestore.training.settings import DenseSettings, LogisticSettings
 
@@ -173,3 +174,26 @@ def judged_on(found, record):
         "manifest_fingerprint": record.manifest_fingerprint,
     }
     return dataclasses.replace(found, features=dataclasses.replace(found.features, **prints))
+
+
+def tuned_settings(**changes):
+    fields = {
+        "backbone": "vgg16",
+        "size": (150, 150),
+        "layer": "block5_pool",
+        "pooling": "none",
+        "precision": "float32",
+        "cut": "block4_pool",
+        "unfreeze": ("block5",),
+        "statistics": False,
+        "units": 256,
+        "dropout": 0.0,
+        "scaled": True,
+        "epochs": 30,
+        "batch_size": 20,
+        "optimizer": "rmsprop",
+        "learning_rate": 1e-5,
+        "patience": None,
+        "class_weight": "none",
+    }
+    return FineTuneSettings(**fields | changes)

@@ -9,17 +9,20 @@ import sys
 
 import numpy as np
 import pytest
-from comparisons import comparison, judged_on
+from comparisons import comparison, judged_on, tuned_settings
 
 import featurestore as fs
+from featurestore.augmentation import Augmentation
 from featurestore.catalogue import Catalogue
 from featurestore.compare.results import Estimate
 from featurestore.errors import Conflict, InvalidInput
 from featurestore.report.html import write_report
 from featurestore.report.photographs import Photographs
+from featurestore.report.text import seconds_text
 from featurestore.testing.embedding import TinyChoice
 from featurestore.testing.faults import count_operations, fail_operation
 from featurestore.testing.images import write_image_folder
+from featurestore.training.settings import DenseSettings
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -213,3 +216,51 @@ def test_without_jinja_the_error_says_what_to_install():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "pip install 'featurestore[report]'" in found.stdout, found.stderr
+
+
+def with_paths(found):
+    """The comparison with its three contenders made end to end, on views, and fine-tuned."""
+    ranges = Augmentation().to_dict() | {"seed": 0}
+    changes = (
+        {"path_taken": "end-to-end", "augmentation": ranges, "settings": DenseSettings()},
+        {"augmentation": ranges | {"views": 6}},
+        {
+            "path_taken": "fine-tune",
+            "started_from": "dense-photos-1",
+            "settings": tuned_settings(),
+            "parameters": {
+                "total": 16_812_353,
+                "trainable_before": 2_097_665,
+                "trainable": 9_177_089,
+            },
+        },
+    )
+    return dataclasses.replace(
+        found,
+        contenders=tuple(
+            dataclasses.replace(
+                each, runs=tuple(dataclasses.replace(run, **fields) for run in each.runs)
+            )
+            for each, fields in zip(found.contenders, changes, strict=True)
+        ),
+    )
+
+
+def test_what_each_path_did_with_the_images_is_told(tmp_path):
+    found = with_paths(comparison(3, rows=60, labels=("streamed", "viewed", "tuned")))
+    text = " ".join("".join(Elements(written(tmp_path / "a.html", found)).text).split())
+    assert f"2 heads and 1 fine-tuned network on {found.feature_set}" in text
+    _, _, told = text.partition("What each did with the images")
+    assert "streamedIn every epoch the training images were decoded, shown anew" in told
+    assert "only the head was trained. Weights trained: 2,097,665." in told
+    assert "viewedThe images and, for training, 6 random versions of each" in told
+    assert "tunedblock5 of the network and the head were trained, from run dense-photos-1" in told
+    assert "Weights trained: 9,177,089 of 16,812,353 (before: 2,097,665)." in told
+    assert "fine-tune from dense-photos-1" in told
+    plain = written(tmp_path / "b.html", comparison(3, rows=60))
+    assert "What each did with the images" not in plain
+
+
+def test_long_times_are_in_minutes_and_hours():
+    times = {0.42: "0.42 s", 12.3: "12.3 s", 135: "135 s", 600: "10.0 min", 9000: "2.5 h"}
+    assert {seconds: seconds_text(seconds) for seconds in times} == times
