@@ -13,10 +13,12 @@ from featurestore.catalogue import Catalogue, Record
 from featurestore.compare.sentences import p_text, points_text
 from featurestore.compare.statistics import LEVEL
 from featurestore.errors import NotFound
+from featurestore.training.contract import DEFAULT_MEMORY_BYTES
 from featurestore.training.head_specs import parse_heads
 from featurestore.training.methods import trained_weights
 from featurestore.training.naming import runs_judged_on
 from featurestore.training.runs import Run, find_run, read_runs
+from featurestore.training.views import AskedViews, count_views
 from featurestore_cli.options import BytesType, cache_option, json_option
 from featurestore_cli.output import (
     bytes_text,
@@ -26,6 +28,7 @@ from featurestore_cli.output import (
     say,
     seconds_text,
 )
+from featurestore_cli.path_options import ViewsType
 from featurestore_cli.progress import progress_line
 
 if TYPE_CHECKING:
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
         SeedVerdicts,
     )
     from featurestore.report.photographs import Photographs
+    from featurestore.training.train import TrainOptions
 
 _MEMORY = "4GiB"
 _SEEDS = 3
@@ -64,6 +68,12 @@ _SEEDS = 3
     type=BytesType(),
     show_default=_MEMORY,
     help="With --heads: most that rows may take in memory while fitting.",
+)
+@click.option(
+    "--views",
+    type=ViewsType(),
+    metavar="K|all",
+    help="With --heads: train on K stored views of each image (fs embed --views).",
 )
 @click.option("--dry-run", is_flag=True, help="With --heads: list the runs; train none.")
 @click.option(
@@ -103,6 +113,7 @@ def compare(
     heads: str | None,
     seeds: int | None,
     memory_bytes: int | None,
+    views: AskedViews | None,
     dry_run: bool,
     split: str,
     resamples: int,
@@ -120,7 +131,8 @@ def compare(
     correction. Runs are refused whose features or images differ; a fine-tuning is judged by the
     features of the run it started from.
     """
-    _check_options(names, heads, {"--seeds": seeds, "--memory": memory_bytes, "--dry-run": dry_run})
+    for_heads = {"--seeds": seeds, "--memory": memory_bytes, "--views": views, "--dry-run": dry_run}
+    _check_options(names, heads, for_heads)
     if images is not None and report is None:
         raise click.UsageError("--images: it is for --report FILE, which is not given")
     # A wrong ending or a missing library shows before heads are trained.
@@ -137,11 +149,15 @@ def compare(
         runs = [run for name in names for run in _find_runs(name, cache=cache)]
     else:
         record = Catalogue(cache).find(names[0])
-        plan = _plan(record, heads, cache=cache, seeds=seeds or _SEEDS)
+        seen = None if views is None else count_views(record.name, record.recipe, views)
+        plan = _plan(record, heads, cache=cache, seeds=seeds or _SEEDS, views=seen)
         if dry_run:
             _print_plan(plan, as_json=as_json)
             return
-        runs = _complete(record, plan, cache=cache, memory_bytes=memory_bytes)
+        from featurestore.training.train import TrainOptions
+
+        options = TrainOptions(memory_bytes=memory_bytes or DEFAULT_MEMORY_BYTES, views=seen)
+        runs = _complete(record, plan, cache=cache, options=options)
     with progress_line() as line:
         comparison = compare_runs(
             runs,
@@ -191,12 +207,14 @@ def _find_runs(name: str, *, cache: Path) -> list[Run]:
     return runs
 
 
-def _plan(record: Record, heads: str, *, cache: Path, seeds: int) -> tuple[PlannedRun, ...]:
+def _plan(
+    record: Record, heads: str, *, cache: Path, seeds: int, views: int | None
+) -> tuple[PlannedRun, ...]:
     from featurestore.compare.complete import plan_runs
 
     settings = parse_heads(heads)
     found = read_runs(cache).runs  # one that cannot be read cannot be reused
-    return plan_runs(record.fingerprint, settings, seeds=range(seeds), runs=found)
+    return plan_runs(record.fingerprint, settings, seeds=range(seeds), runs=found, views=views)
 
 
 def _print_plan(plan: Sequence[PlannedRun], *, as_json: bool) -> None:
@@ -218,14 +236,12 @@ def _print_plan(plan: Sequence[PlannedRun], *, as_json: bool) -> None:
 
 
 def _complete(
-    record: Record, plan: Sequence[PlannedRun], *, cache: Path, memory_bytes: int | None
+    record: Record, plan: Sequence[PlannedRun], *, cache: Path, options: TrainOptions
 ) -> list[Run]:
     from featurestore.compare.complete import complete_runs
     from featurestore.features import open_record
     from featurestore.training.contract import NotConverged
-    from featurestore.training.train import TrainOptions
 
-    options = TrainOptions() if memory_bytes is None else TrainOptions(memory_bytes=memory_bytes)
     with open_record(record) as features, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotConverged)  # said from the run's notes
         return complete_runs(features, plan, cache=cache, say=say, options=options)
