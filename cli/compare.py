@@ -321,7 +321,7 @@ def _row(contender: Contender) -> list[str]:
             )
         ),
         seconds_text(contender.fit_seconds),
-        "-" if contender.predict_us is None else f"{contender.predict_us:.0f}",
+        "-" if contender.predict_us is None else f"{contender.predict_us:,.0f}",
         bytes_text(int(contender.model_bytes)),
     ]
 

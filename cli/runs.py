@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,12 +13,14 @@ import click
 from featurestore.errors import IntegrityError
 from featurestore.manifest import SPLITS
 from featurestore.training.checkpoints import find_unfinished
+from featurestore.training.fine_tune_settings import FineTuneRequest
 from featurestore.training.methods import (
     CACHED,
     FINE_TUNE,
     path_text,
     pixels_text,
     trained_weights,
+    unfrozen,
     weights_text,
 )
 from featurestore.training.run_record import PATHS
@@ -42,7 +45,6 @@ _METRICS = (
     "log-loss",
     "expected-calibration-error",
 )
-_TUNING = ("unfreeze", "epochs", "learning_rate", "patience", "class_weight")
 _LESS_IS_BETTER = ("log-loss", "expected-calibration-error")
 # What a run is sorted by; the best, the fastest, the smallest and the newest come first.
 _KEYS: Mapping[str, Callable[[Run], Any]] = {
@@ -187,11 +189,16 @@ def _print_runs(found: list[Run], split: str) -> None:
 
 
 def _told_settings(run: Run) -> dict[str, object]:
-    """Return the settings worth a column: of a fine-tuning, whose all have no default, its own."""
-    settings = run.changed_settings()
+    """Return the settings that are not at their defaults; of a fine-tuning, those it was asked."""
     if run.path_taken != FINE_TUNE:
-        return settings
-    return {name: settings[name] for name in _TUNING if name in settings}
+        return run.changed_settings()
+    usual = {field.name: field.default for field in dataclasses.fields(FineTuneRequest)}
+    given = {
+        name: value
+        for name, value in run.settings.to_dict().items()
+        if name in usual and value != usual[name]
+    }
+    return {**given, "unfreeze": " ".join(unfrozen(run))}
 
 
 def _metric_text(run: Run, split: str, metric: str) -> str:

@@ -105,7 +105,8 @@ def test_runs_are_listed_by_path(ids, cache, capsys):
     assert lines[0].split()[3] == "path"
     shown = {name: next(line for line in lines if ids[name] in line) for name in ids}
     assert "cached, 2 views" in shown["views"] and "end-to-end" in shown["end-to-end"]
-    assert 'unfreeze=["conv_pw_13", "conv_dw_13"]' in shown["tuned"]
+    assert "unfreeze=conv_pw_13 conv_dw_13" in shown["tuned"]
+    assert "patience" not in shown["tuned"]
     found = printed(capsys, "runs", "--path", "fine-tune", *cache)["runs"]
     assert [each["run"] for each in found] == [ids["tuned"]]
     assert found[0]["started_from"] == ids["dense"]
