@@ -10,10 +10,12 @@ from featurestore.errors import InvalidInput
 from featurestore.recipe import Views
 from featurestore.testing.heads import RECIPE, MemoryFeatures, MemoryRows, blobs, varied
 from featurestore.training import pools
-from featurestore.training.contract import EpochRows
+from featurestore.training.contract import EpochRows, FitOptions
+from featurestore.training.heads import create_head
 from featurestore.training.pools import epoch_pools
 from featurestore.training.rows import Loaded, Relabelled, RelabelledEpochs, Subset
 from featurestore.training.settings import DenseSettings, LogisticSettings
+from featurestore.training.sklearn_settings import SgdSettings
 from featurestore.training.streaming import Residence, RowSource, plan_residence
 from featurestore.training.train import TrainOptions, train
 from featurestore.training.views import ViewRows, count_views
@@ -274,3 +276,20 @@ def test_views_that_a_set_does_not_have_are_refused(recipe, asked, message):
 
 def test_views_asked_for_are_counted():
     assert [count_views("a/b", VIEWED, asked) for asked in (1, 3, "all")] == [1, 3, 3]
+
+
+def test_fits_are_equal_from_memory_and_disk(small_pools):
+    count = 1500
+    rows = varied(blobs(count, n_classes=3, distance=0.5), views=3)
+    shown = ViewRows(rows, views=3, seed=2)
+    row_bytes = rows.features[0].nbytes
+    for settings in (DenseSettings(units=4, epochs=4, learning_rate=1e-3), SgdSettings(epochs=4)):
+        fitted = [
+            create_head(settings).fit(
+                shown, None, options=FitOptions(n_classes=3, seed=2, memory_bytes=memory_bytes)
+            )
+            for memory_bytes in (3 * count * row_bytes, 2 * count * row_bytes, 900 * row_bytes)
+        ]
+        first, *others = (head.predict_proba(rows.features) for head in fitted)
+        for other in others:
+            np.testing.assert_array_equal(other, first)
