@@ -1,0 +1,146 @@
+"""`fs train --path`: what it streams, resumes, embeds first and refuses."""
+
+import contextlib
+import json
+
+import pytest
+from streaming_sets import embed_photographs, tiny_network
+
+from featurestore.augmentation import Augmentation
+from featurestore.testing.embedding import TinyChoice
+from featurestore.training.runs import read_runs
+from featurestore_cli import train as command
+from featurestore_cli.main import run
+
+SMALL = ["--units", "8", "--epochs", "2", "--batch-size", "8"]
+END_TO_END = ["--path", "end-to-end", *SMALL]
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """Photographs in ``photos``, embedded by the tiny network, which streams too."""
+    embed_photographs(tmp_path, rows={"train": 8, "validation": 4}).close()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("featurestore.training.streamed.network_of", _network)
+    embed = command.embed_dataset
+    monkeypatch.setattr(
+        command,
+        "embed_dataset",
+        lambda *arguments, **options: embed(*arguments, **options, choose=TinyChoice),
+    )
+    return tmp_path
+
+
+def _network(recipe, *, weights, batch_size):
+    return tiny_network(recipe)
+
+
+def test_end_to_end_is_printed_and_recorded(photos, capsys):
+    assert run(["train", "photos", *END_TO_END, "--augment", "only:flip=true", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    (written,) = read_runs(photos / "cache").runs
+    assert printed["run"] == written.id
+    assert (printed["head"], printed["path_taken"]) == ("dense", "end-to-end")
+    assert printed["settings"]["optimizer"] == "nadam"
+    assert printed["augmentation"] == {
+        **Augmentation(rotation=0, shift=0, shear=0, zoom=0).to_dict(),
+        "seed": 0,
+    }
+    assert run(["train", "photos", *END_TO_END, "--augment", "none", "--optimizer", "adam"]) == 0
+    out, err = capsys.readouterr()
+    assert "end-to-end" in out and "images" not in out
+    assert "next: fs compare photos" in err
+    optimizers = {each.settings.optimizer for each in read_runs(photos / "cache").runs}
+    assert optimizers == {"adam", "nadam"}
+
+
+def test_a_killed_training_says_that_it_goes_on(photos, capsys, monkeypatch):
+    told = []
+
+    def stop(self, done, total, numbers):
+        told.append(done)
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(command, "progress_line", lambda: contextlib.nullcontext(str))
+        patched.setattr(command.EpochLine, "epoch", stop)
+        assert run(["train", "photos", *END_TO_END]) == 130
+    assert told == [1, 2]
+    assert run(["runs"]) == 0
+    assert "unfinished training, epoch 1, stopped" in capsys.readouterr().err
+    assert run(["train", "photos", *END_TO_END]) == 0
+    assert "going on after epoch 1 of 2" in capsys.readouterr().err
+    assert run(["train", "photos", *END_TO_END, "--restart"]) == 0
+    assert "going on" not in capsys.readouterr().err
+
+
+def test_a_folder_is_embedded_first(photos, capsys):
+    (photos / "photos" / "train" / "cats" / "broken.jpg").write_bytes(b"no image")
+    arguments = ["train", "photos", "--head", "nearest-centroid", "--name", "fresh"]
+    assert run(arguments) == 1
+    out, err = capsys.readouterr()
+    assert "quarantined: train/cats/broken.jpg" in err
+    assert "feature set fresh/" in err and "feature set  fresh/" in out
+    assert run(["train", "fresh", "--head", "nearest-centroid"]) == 0
+    assert run(["train", "./photos", *END_TO_END, "--name", "fresh"]) == 1
+    assert "0 images embedded" in capsys.readouterr().err
+
+
+def test_the_name_of_a_set_comes_before_a_folder_and_a_folder_before_its_beginning(photos, capsys):
+    assert run(["train", "photos", "--head", "nearest-centroid"]) == 0
+    assert "embedded" not in capsys.readouterr().err
+    (photos / "photos").rename(photos / "phot")
+    assert run(["train", "phot", "--head", "nearest-centroid"]) == 0
+    assert "feature set phot/" in capsys.readouterr().err
+
+
+def test_moved_images_are_found_where_they_are_said_to_be(photos, capsys):
+    (photos / "photos").rename(photos / "elsewhere")
+    assert run(["train", "photos", *END_TO_END]) == 3
+    assert "--images" in capsys.readouterr().err
+    assert run(["train", "photos", *END_TO_END, "--images", "elsewhere"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["photos"], "Missing option '--head'"),
+        (["--head", "dense"], "Missing argument 'DATASET'"),
+        (["photos", "--head", "dense", "--augment", "none"], "--augment: not an option of --path"),
+        (["photos", "--head", "dense", "--restart"], "--restart: not an option of --path cached"),
+        (["photos", "--path", "end-to-end", "--head", "knn"], "trains a dense head only"),
+        (["photos", *END_TO_END, "--neighbors", "3"], "--neighbors: not an option of --path"),
+        (["photos", *END_TO_END, "--views", "3"], "--views: not an option of --path end-to-end"),
+        (["photos", *END_TO_END, "--augment", "spin=1"], "spin"),
+        (["nothing", "--head", "dense", "--size", "16"], "--size: only where DATASET is a folder"),
+        (["--path", "fine-tune", "--unfreeze", "block5"], "Missing option '--from'"),
+        (["--path", "fine-tune", "--from", "x"], "Missing option '--unfreeze'"),
+        (["--path", "fine-tune", "--from", "x", "--unfreeze", "y", "--units", "8"], "--units: not"),
+        (["photos", "--head", "dense", "--views", "0"], "expected a number of views"),
+    ],
+)
+def test_what_means_nothing_is_a_usage_error(photos, capsys, arguments, message):
+    assert run(["train", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert message in " ".join(err.split())
+    assert out == "" and read_runs(photos / "cache").runs == []
+
+
+def test_views_that_are_not_there_are_asked_for(photos, capsys):
+    assert run(["train", "photos", "--head", "dense", "--views", "3"]) == 3
+    assert "fs embed photos --views 3" in capsys.readouterr().err
+
+
+def test_every_option_has_its_heading(capsys):
+    assert run(["train", "--help"]) == 0
+    sections = capsys.readouterr().out.split("\n\n")
+    paths, every, dataset, heads = (text for text in sections if text.partition(":\n")[1])
+    for text, options in (
+        (paths, ("--path", "--augment", "--views", "--from", "--unfreeze", "--images")),
+        (every, ("--seed", "--memory", "--cache", "--json", "--help")),
+        (dataset, ("--backbone", "--weights", "--size", "--name")),
+        (heads, ("--head", "--epochs", "--neighbor-weights", "--params")),
+    ):
+        assert all(f"{option} " in text or f"{option}\n" in text for option in options)
