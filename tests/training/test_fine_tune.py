@@ -208,3 +208,21 @@ def test_views_that_nobody_embedded_are_refused(place):
     both = StreamOptions(augmentation=Augmentation())
     with pytest.raises(InvalidInput, match="found both"):
         place.fine_tune(options=TrainOptions(views=2), streaming=both)
+
+
+def test_stored_views_are_trained_on(place, capsys):
+    # Last in this module: with the set that it embeds, trainings are no longer streamed.
+    command = ["embed", str(place.photos), *EMBED, "--layer", CUT, "--precision", "float32"]
+    assert fs([*command, "--views", "2", "--cache", str(place.cache)]) == 0
+    run, told = place.fine_tune(options=TrainOptions(seed=4, views=2))
+    assert "do not run" in told[0]
+    assert run.augmentation["views"] == 2
+    clean, told = place.fine_tune()
+    assert "views" not in told[0]
+    assert run.history["train_loss"] != clean.history["train_loss"]
+    recorded = run.predictions("test")
+    paths = [place.photos / str(name) for name in recorded.sample_ids]
+    found = classify_images(run, paths, cache=place.cache, options=OnDemandOptions())
+    np.testing.assert_allclose(
+        np.stack([each.probabilities for each in found]), recorded.probabilities, atol=1e-5
+    )
