@@ -13,7 +13,7 @@ from featurestore.errors import InvalidInput
 from featurestore.training.heads import HEADS, setting_names
 from featurestore.training.run_record import PATHS
 from featurestore_cli.options import Command
-from featurestore_cli.recipe_options import RECIPE_OPTIONS
+from featurestore_cli.recipe_options import EMBED_OPTIONS
 
 _STREAMED = ("augment", "images", "restart", "backbone_weights", "workers")
 _STEPS = ("epochs", "batch_size", "optimizer", "learning_rate", "patience", "class_weight")
@@ -161,9 +161,9 @@ _HEADINGS = (_PATHS, _EVERY, _DATASET, _HEADS)
 
 def _heading(option: str) -> str:
     of_paths = {"path_taken", *(option for options in _OF_PATH.values() for option in options)}
-    if option in of_paths.difference(_STEPS, RECIPE_OPTIONS):
+    if option in of_paths.difference(_STEPS, EMBED_OPTIONS):
         return _PATHS
-    if option in RECIPE_OPTIONS:
+    if option in EMBED_OPTIONS:
         return _DATASET
     of_heads = {"head", "parameters", *(name for head in HEADS for name in setting_names(head))}
     return _HEADS if option in of_heads else _EVERY

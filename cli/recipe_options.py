@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
 
+from featurestore.catalogue import Catalogue, dataset_name
+from featurestore.datasets.splitting import SplitFractions
+from featurestore.errors import Conflict
 from featurestore_cli.options import Command, SizeType
 
 # Option as passed: field of EmbedSettings.
@@ -63,6 +67,18 @@ RECIPE_OPTIONS = tuple(_FIELDS)
 """Under which names the options are passed."""
 
 
+split_seed_option = click.option(
+    "--split-seed",
+    type=click.IntRange(0),
+    show_default="0",
+    help="Seed of --split; --seed is the training's.",
+)
+"""For commands whose ``--seed`` is another; passed as `split_seed`, None if absent."""
+
+EMBED_OPTIONS = (*RECIPE_OPTIONS, "split_seed")
+"""Options by which such a command embeds a dataset first."""
+
+
 def recipe_options(command: Command) -> Command:
     """Add an option for each of `RECIPE_OPTIONS`, passed by that name, None if absent."""
     for option in reversed(_OPTIONS):
@@ -77,3 +93,38 @@ def embed_fields(options: Mapping[str, Any]) -> dict[str, Any]:
         for option, field in _FIELDS.items()
         if options.get(option) is not None
     }
+
+
+def check_split(dataset: Path, options: Mapping[str, Any], *, cache: Path) -> None:
+    """Refuse to split a dataset otherwise than before unless ``--split-seed`` says so.
+
+    The newest version of a name is the current one: whoever forgot the seed would leave the splits
+    that everything before was trained on.
+
+    Raises
+    ------
+    Conflict
+        The newest feature set of that dataset name was split by other fractions or another seed.
+    """
+    if options.get("split") is None:
+        return
+    resolved = dataset.resolve()
+    given = options.get("dataset_name") or (resolved.stem if resolved.is_file() else resolved.name)
+    name = dataset_name(given)
+    records = [
+        record
+        for record in Catalogue(cache).records()
+        if record.dataset == name and record.provenance.get("split")
+    ]
+    if options.get("split_seed") is not None or not records:
+        return
+    newest = max(records, key=lambda record: record.sequence)
+    split, seed = str(newest.provenance["split"]), int(str(newest.provenance.get("seed") or 0))
+    asked = SplitFractions.parse(options["split"])
+    if asked != SplitFractions.parse(split, seed=seed):
+        raise Conflict(
+            f"{newest.name} was split by {split} with seed {seed}: expected the same, found "
+            f"--split {options['split']} with seed 0",
+            next_step=f"add --split {split} --split-seed {seed}, or --split-seed 0 if another "
+            "split is meant",
+        )

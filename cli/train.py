@@ -35,7 +35,13 @@ from featurestore_cli.options import cache_option, json_option, memory_option
 from featurestore_cli.output import say, say_quarantined
 from featurestore_cli.path_options import GroupedCommand, foreign_options, path_options
 from featurestore_cli.progress import progress_for, progress_line
-from featurestore_cli.recipe_options import RECIPE_OPTIONS, embed_fields, recipe_options
+from featurestore_cli.recipe_options import (
+    EMBED_OPTIONS,
+    check_split,
+    embed_fields,
+    recipe_options,
+    split_seed_option,
+)
 from featurestore_cli.trained import print_trained
 
 
@@ -66,6 +72,7 @@ from featurestore_cli.trained import print_trained
     help="Write event files for TensorBoard to DIRECTORY/<run-id>, each epoch as it ends.",
 )
 @recipe_options
+@split_seed_option
 @cache_option
 @json_option
 def train(
@@ -142,12 +149,14 @@ class _Asked:
             list(given),
             path=self.path,
             of_head=setting_names(head),
-            of_dataset=(*RECIPE_OPTIONS, "workers") if embeds else (),
+            of_dataset=(*EMBED_OPTIONS, "workers") if embeds else (),
         )
         if tensorboard is not None and not has_epochs(head):
             foreign.append("tensorboard")
         if foreign:
             raise click.UsageError(self._refusal(foreign))
+        if "split_seed" in given and "split" not in given:
+            raise click.UsageError("--split-seed: it is the seed of --split, which is not given")
         if "c" in given and "tune" in given:
             raise click.UsageError("--C: not together with --tune, which chooses it")
         if head == "logistic" and "folds" in given and "tune" not in given:
@@ -223,7 +232,7 @@ class _Asked:
         Where a folder of that name lies too, the beginning of a name does not do.
         """
         asked = str(self.dataset)
-        if self._is_path() and any(name in self.given for name in RECIPE_OPTIONS):
+        if self._is_path() and any(name in self.given for name in EMBED_OPTIONS):
             yield None
             return
         try:
@@ -241,7 +250,12 @@ class _Asked:
         features = stack.enter_context(self._named())
         if features is not None:
             return features, ()
-        settings = EmbedSettings(**embed_fields(self.given), workers=self.given.get("workers"))
+        check_split(Path(str(self.dataset)), self.given, cache=self.cache)
+        settings = EmbedSettings(
+            **embed_fields(self.given),
+            seed=self.given.get("split_seed", 0),
+            workers=self.given.get("workers"),
+        )
         with progress_for(sys.stderr) as progress:
             result = embed_dataset(str(self.dataset), settings, cache=self.cache, progress=progress)
         say(f"feature set {result.feature_set}: {result.computed} images embedded")
@@ -267,7 +281,7 @@ class _Asked:
     def _refusal(self, foreign: list[str]) -> str:
         flags = {flag.name: flag.opts[0] for flag in train.params}
         shown = ", ".join(flags[option] for option in foreign)
-        if all(option in RECIPE_OPTIONS for option in foreign) and self.path != "fine-tune":
+        if all(option in EMBED_OPTIONS for option in foreign) and self.path != "fine-tune":
             return f"{shown}: only where DATASET is a folder or manifest file to embed"
         if self.path == "cached" and not _of_other_path(foreign):
             hint = ", which takes its parameters in --params" if self.head not in HEADS else ""

@@ -7,7 +7,9 @@ import pytest
 from streaming_sets import embed_photographs, tiny_network
 
 from featurestore.augmentation import Augmentation
+from featurestore.embedding.settings import EmbedSettings
 from featurestore.testing.embedding import TinyChoice
+from featurestore.testing.images import write_class_folder
 from featurestore.training.runs import read_runs
 from featurestore_cli import train as command
 from featurestore_cli.main import run
@@ -88,6 +90,25 @@ def test_a_folder_is_embedded_first(photos, capsys):
     assert "0 images embedded" in capsys.readouterr().err
 
 
+def test_a_split_has_a_seed_of_its_own_and_is_not_changed_by_the_way(photos, capsys):
+    write_class_folder(photos / "flat")
+    settings = EmbedSettings(split="0.6,0.2,0.2", seed=5)
+    first = command.embed_dataset("flat", settings, cache=photos / "cache")
+    train = ["train", "./flat", "--head", "nearest-centroid"]
+    for split in ("0.6,0.2,0.2", "0.5,0.25,0.25"):
+        assert run([*train, "--split", split, "--seed", "5"]) == 6
+        assert "--split 0.6,0.2,0.2 --split-seed 5" in capsys.readouterr().err
+    same = ["--split", "0.60,0.2,0.2", "--split-seed", "5"]
+    assert run([*train, *same, "--seed", "7"]) == 0
+    (written,) = read_runs(photos / "cache").runs
+    assert (written.features.rows, written.seed) == (first.rows, 7)
+    assert run([*train, "--split", "0.6,0.2,0.2", "--split-seed", "0"]) == 0
+    assert {each.features.fingerprint for each in read_runs(photos / "cache").runs} > {
+        first.fingerprint
+    }
+    assert run([*train, "--split-seed", "5"]) == 2
+
+
 def test_the_name_of_a_set_comes_before_a_folder_and_a_folder_before_its_beginning(photos, capsys):
     assert run(["train", "photos", "--head", "nearest-centroid"]) == 0
     assert "embedded" not in capsys.readouterr().err
@@ -140,7 +161,7 @@ def test_every_option_has_its_heading(capsys):
     for text, options in (
         (paths, ("--path", "--augment", "--views", "--from", "--unfreeze", "--images")),
         (every, ("--seed", "--memory", "--cache", "--json", "--help")),
-        (dataset, ("--backbone", "--weights", "--size", "--name")),
+        (dataset, ("--backbone", "--weights", "--size", "--split-seed", "--name")),
         (heads, ("--head", "--epochs", "--neighbor-weights", "--params")),
     ):
         assert all(f"{option} " in text or f"{option}\n" in text for option in options)
