@@ -34,18 +34,25 @@ def computed_on(
     Reused rows keep the machines of the set they come from. Staged rows count as this machine's,
     though another may have begun the embedding.
     """
-    wanted = digest_keys(keys)
+    wanted = np.sort(digest_keys(keys))  # once: staging has a shard for each 256 rows
+    this = this_machine(device or "not recorded")
     machines: dict[str, dict[str, object]] = {}
     for source in sources:
-        if not np.isin(digest_keys(source.digests), wanted).any():
+        if not _any_in(digest_keys(source.digests), wanted):
             continue
         if isinstance(source, CommittedRows):
             entries = source.record.provenance.get("computed_on")
             found = entries if isinstance(entries, list) else []
         else:
-            found = [this_machine(device or "not recorded")]
+            found = [this]
         machines |= {json.dumps(entry, sort_keys=True): entry for entry in found}
     return list(machines.values())
+
+
+def _any_in(keys: np.ndarray, ordered: np.ndarray) -> bool:
+    at = np.searchsorted(ordered, keys)
+    inside = at < len(ordered)
+    return bool((ordered[at[inside]] == keys[inside]).any())
 
 
 def _version(package: str) -> str:
