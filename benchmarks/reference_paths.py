@@ -84,7 +84,8 @@ class EpochClock:
     """A `Progress` that times epochs, prints them, and keeps the times in the ledger.
 
     The first epoch's time holds everything since the start: reading, compiling, the scale. A
-    training that goes on from a checkpoint keeps the times of the epochs before it.
+    training that goes on from a checkpoint is told of the epochs before it again, and keeps what
+    the ledger has of their times; `went_on` is its `Resumption.resumed`.
     """
 
     part: str
@@ -92,19 +93,29 @@ class EpochClock:
     asked: Mapping[str, object]
 
     def __post_init__(self) -> None:
-        before = self.ledger.get(self.part) or {}
-        same = before.get("asked") == self.asked and "run" not in before
-        self.seconds: dict[str, float] = dict(before.get("epoch_seconds", {})) if same else {}
-        self.resumed = bool(self.seconds)
+        self.seconds: dict[str, float] = {}
+        self._before = 0
         self._last = time.perf_counter()
         self._printed = self._last
 
+    @property
+    def resumed(self) -> bool:
+        return self._before > 0
+
+    def went_on(self, epoch: int) -> None:
+        """Note that this training goes on after an epoch of an earlier process."""
+        self._before = epoch
+        found = self.ledger.get(self.part) or {}
+        if found.get("asked") == self.asked and "run" not in found:
+            known = found.get("epoch_seconds", {})
+            self.seconds = {done: known[done] for done in known if int(done) <= epoch}
+
     def __call__(self, done: int, total: int, numbers: Mapping[str, float]) -> None:
         now = time.perf_counter()
-        if not self.seconds and done > 1:
-            self.resumed = True
-        self.seconds[str(done)] = now - self._last
-        self._last = now
+        spent, self._last = now - self._last, now
+        if done <= self._before:
+            return
+        self.seconds[str(done)] = spent
         self.ledger.put(self.part, {"asked": self.asked, "epoch_seconds": self.seconds})
         if now - self._printed > 5 or done == total:
             self._printed = now
@@ -127,7 +138,7 @@ def run_numbers(run: Run, clock: EpochClock | None) -> dict[str, object]:
     test = run.metrics.get("test") or {}
     seconds: float | None = run.seconds["fit"]
     if clock is not None and clock.resumed:
-        # Of several sittings. Epochs done before a ledger was lost have no times.
+        # Of several sittings. Epochs that the ledger has lost, or never had, have no times.
         whole = len(clock.seconds) == len(history or ())
         seconds = sum(clock.seconds.values()) if whole else None
     return {

@@ -40,6 +40,7 @@ from reference_paths import (
 from featurestore.augmentation import REFERENCE
 from featurestore.embedding.settings import EmbedSettings
 from featurestore.features import open_features
+from featurestore.training.checkpoints import Resumption
 from featurestore.training.contract import HeadSettings
 from featurestore.training.runs import Run
 from featurestore.training.settings import DenseSettings, LogisticSettings
@@ -124,7 +125,9 @@ class Experiment:
                     settings,
                     cache=self.cache,
                     options=TrainOptions(progress=clock),
-                    streaming=StreamOptions(augmentation=REFERENCE),
+                    streaming=StreamOptions(
+                        augmentation=REFERENCE, resumption=Resumption(resumed=clock.went_on)
+                    ),
                 )
 
         return self.trained(part, asked, fit)
@@ -144,7 +147,10 @@ class Experiment:
                 request,
                 cache=self.cache,
                 options=TrainOptions(progress=clock),
-                streaming=StreamOptions(augmentation=REFERENCE if streamed else None),
+                streaming=StreamOptions(
+                    augmentation=REFERENCE if streamed else None,
+                    resumption=Resumption(resumed=clock.went_on),
+                ),
             )
 
         return self.trained(part, asked, fit)

@@ -36,6 +36,7 @@ from reference_paths import (
 from featurestore.augmentation import REFERENCE
 from featurestore.embedding.settings import EmbedSettings
 from featurestore.features import open_features
+from featurestore.training.checkpoints import Resumption
 from featurestore.training.settings import DenseSettings
 from featurestore.training.train import TrainOptions, train
 
@@ -63,7 +64,9 @@ def end_to_end(features: str, epochs: int, *, cache: Path) -> dict:
             DenseSettings(optimizer="nadam", learning_rate=2e-5, epochs=epochs),
             cache=cache,
             options=TrainOptions(progress=clock),
-            streaming=StreamOptions(augmentation=REFERENCE),
+            streaming=StreamOptions(
+                augmentation=REFERENCE, resumption=Resumption(resumed=clock.went_on)
+            ),
         )
     return run_numbers(run, clock)
 
