@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from featurestore_cli.output import say
 
@@ -10,7 +11,7 @@ from featurestore_cli.output import say
 class EpochLine:
     """Shows the last epoch's numbers, and how many images of the next have been seen.
 
-    `show` is None off a terminal: then only `resumed` says anything.
+    `show` is None off a terminal: then only `resumed` and `damaged` say anything.
     """
 
     def __init__(self, show: Callable[[str], None] | None) -> None:
@@ -42,6 +43,11 @@ class EpochLine:
         """Say that a training goes on."""
         self._tell("")
         say(f"going on after epoch {epoch} of {self._epochs}")
+
+    def damaged(self, checkpoint: Path) -> None:
+        """Say that a checkpoint is of no use."""
+        self._tell("")
+        say(f"checkpoint {checkpoint.name} is damaged: looking for one before it")
 
     def _tell(self, text: str) -> None:
         if self._show is not None:

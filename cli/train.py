@@ -275,7 +275,11 @@ class _Asked:
             images=self.given.get("images"),
             workers=self.given.get("workers"),
             watch=line.images,
-            resumption=Resumption(restart=self.given.get("restart", False), resumed=line.resumed),
+            resumption=Resumption(
+                restart=self.given.get("restart", False),
+                resumed=line.resumed,
+                damaged=line.damaged,
+            ),
         )
 
     def _refusal(self, foreign: list[str]) -> str:

@@ -26,7 +26,7 @@ import numpy as np
 
 from featurestore.catalogue import RUNS
 from featurestore.digests import fingerprint, sha256_hex
-from featurestore.errors import Conflict
+from featurestore.errors import Conflict, InvalidInput
 from featurestore.locks import hold, is_held
 from featurestore.stores import durable
 from featurestore.training.contract import UNREADABLE, Checkpoint
@@ -50,28 +50,47 @@ class Resumption:
         Remove them and begin anew.
     resumed
         Told after which epoch it goes on.
+    damaged
+        Told of each checkpoint that is passed over because its bytes are not those written.
     """
 
     restart: bool = False
     resumed: Callable[[int], None] | None = None
+    damaged: Callable[[Path], None] | None = None
 
 
 class CheckpointFolder:
     """The checkpoints of one fit: `Checkpoints`. One writer at a time."""
 
-    def __init__(self, path: Path, *, resumed: Callable[[int], None] | None = None) -> None:
+    def __init__(self, path: Path, *, resumption: Resumption = Resumption()) -> None:  # frozen
         self.path = path
-        self._resumed = resumed
+        self._resumption = resumption
 
     def latest(self) -> Checkpoint | None:
-        """Return the last one that is whole; a torn or damaged one counts as none."""
+        """Return the last one that is whole; a torn or damaged one is passed over.
+
+        Raises
+        ------
+        OSError
+            One cannot be read. It may be whole, and the next `save` would remove it.
+        InvalidInput
+            There is not enough memory to read one.
+        """
         for path in sorted(self.path.glob(f"epoch-*{_SUFFIX}"), reverse=True):
             try:
-                checkpoint = _parsed(path.read_bytes())
-            except UNREADABLE:
+                content = _checked(path.read_bytes())
+                checkpoint = None if content is None else _parsed(content)
+            except MemoryError as error:
+                raise InvalidInput(
+                    f"checkpoint {path}: not enough memory to read it",
+                    next_step="run the same command with less --memory",
+                ) from error
+            if checkpoint is None:
+                if self._resumption.damaged is not None:
+                    self._resumption.damaged(path)
                 continue
-            if self._resumed is not None:
-                self._resumed(checkpoint.epoch)
+            if self._resumption.resumed is not None:
+                self._resumption.resumed(checkpoint.epoch)
             return checkpoint
         return None
 
@@ -128,7 +147,7 @@ def checkpoints_of(
         durable.replace_file(
             folder / "training.json", json.dumps(facts, indent=1, sort_keys=True).encode()
         )
-        yield CheckpointFolder(folder, resumed=resumption.resumed)
+        yield CheckpointFolder(folder, resumption=resumption)
         durable.remove(folder)
         # Whoever waits for it at this moment begins the training anew: work, and no wrong number.
         lock.unlink(missing_ok=True)
@@ -200,13 +219,21 @@ def _serialised(checkpoint: Checkpoint) -> bytes:
     return buffer.getvalue()
 
 
-def _parsed(file: bytes) -> Checkpoint:
+def _checked(file: bytes) -> bytes | None:
+    """Return what was written, or None where the bytes are not those of their digest."""
     digest, content = file[:_DIGEST], file[_DIGEST + 1 :]
-    if sha256_hex(content).encode() != digest:
-        raise ValueError("its bytes are not those of its digest")
-    with np.load(io.BytesIO(content), allow_pickle=False) as members:
-        fields = json.loads(members[_STATE].tobytes())
-        arrays = {
-            name.removeprefix(_ARRAY): members[name] for name in members.files if name != _STATE
-        }
-    return Checkpoint(epoch=int(fields["epoch"]), arrays=arrays, state=fields["state"])
+    return content if sha256_hex(content).encode() == digest else None
+
+
+def _parsed(content: bytes) -> Checkpoint | None:
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as members:
+            fields = json.loads(members[_STATE].tobytes())
+            arrays = {
+                name.removeprefix(_ARRAY): members[name] for name in members.files if name != _STATE
+            }
+        return Checkpoint(epoch=int(fields["epoch"]), arrays=arrays, state=fields["state"])
+    except MemoryError:
+        raise
+    except UNREADABLE:
+        return None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from featurestore.collect import find_garbage, remove_garbage
-from featurestore.errors import Conflict
+from featurestore.errors import Conflict, InvalidInput
 from featurestore.testing.faults import count_operations, fail_operation
 from featurestore.testing.heads import blobs
 from featurestore.training.checkpoints import (
@@ -77,7 +77,30 @@ def test_a_damaged_one_is_passed_over(tmp_path, damage):
         "no archive": b"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\n",
     }
     last.write_bytes(damaged[damage])
+    told = []
+    folder = CheckpointFolder(tmp_path, resumption=Resumption(damaged=told.append))
     assert same(folder.latest(), made(1))
+    assert told == [last]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [(OSError(errno.EIO, "Input/output error"), OSError), (MemoryError(), InvalidInput)],
+    ids=["read error", "no memory"],
+)
+def test_one_that_cannot_be_read_is_not_taken_for_damaged(tmp_path, monkeypatch, error, expected):
+    """It may be whole, and the save after an epoch begun anew would remove it."""
+    folder = CheckpointFolder(tmp_path)
+    folder.save(made(7))
+
+    def read_bytes(path):
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(tmp_path), "read_bytes", read_bytes)
+        with pytest.raises(expected):
+            folder.latest()
+    assert same(folder.latest(), made(7))
 
 
 def test_every_failing_operation_leaves_a_whole_one(tmp_path):
