@@ -114,8 +114,9 @@ def remove_garbage(cache: Path, garbage: list[Garbage]) -> int:
             continue
         with ExitStack() as stack:
             if item.lock is not None:
+                once = item.path.parent.name == UNFINISHED  # one for each training, not for a name
                 try:
-                    stack.enter_context(hold(item.lock, subject=str(item.path)))
+                    stack.enter_context(hold(item.lock, subject=str(item.path), once=once))
                 except Conflict:
                     continue
             if item.path.name.endswith(tuple(SUFFIXES.values())):
@@ -126,9 +127,6 @@ def remove_garbage(cache: Path, garbage: list[Garbage]) -> int:
                 durable.remove(item.path)
             else:
                 continue
-            if item.lock is not None and item.path.parent.name == UNFINISHED:
-                for file in (item.lock, item.lock.with_suffix(".holder")):
-                    file.unlink(missing_ok=True)  # one for each training, not for each name
             freed += item.size_bytes
     return freed
 

@@ -22,8 +22,15 @@ _PATIENCE_S = 0.5
 
 
 @contextmanager
-def hold(path: Path, *, subject: str, wait: bool = False, since: str = "") -> Iterator[None]:
+def hold(
+    path: Path, *, subject: str, wait: bool = False, since: str = "", once: bool = False
+) -> Iterator[None]:
     """Hold the lock at `path` while the block runs.
+
+    Parameters
+    ----------
+    once
+        Leave no lock file: for locks of which each has a name of its own.
 
     Raises
     ------
@@ -56,7 +63,21 @@ def hold(path: Path, *, subject: str, wait: bool = False, since: str = "") -> It
         yield
     finally:
         holder.unlink(missing_ok=True)
+        # Before it is let go of: whoever waits for it then finds that the file it has opened bears
+        # no name any more, and begins with a new one. Removed afterwards, it could already be held
+        # by one process while another makes and holds a new file of that name.
+        removed = once and _removed(path)
         lock.release()
+        if once and not removed:
+            _removed(path)  # Windows removes no open file: that of another holder stays, too
+
+
+def _removed(lock: Path) -> bool:
+    try:
+        lock.unlink(missing_ok=True)
+    except PermissionError:
+        return False
+    return True
 
 
 def is_held(path: Path) -> bool:

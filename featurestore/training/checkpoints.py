@@ -149,8 +149,6 @@ def checkpoints_of(
         )
         yield CheckpointFolder(folder, resumption=resumption)
         durable.remove(folder)
-        # Whoever waits for it at this moment begins the training anew: work, and no wrong number.
-        lock.unlink(missing_ok=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +199,7 @@ def _held(lock: Path) -> Iterator[None]:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     with ExitStack() as stack:
         try:
-            stack.enter_context(hold(lock, subject="the same training", since=now))
+            stack.enter_context(hold(lock, subject="the same training", since=now, once=True))
         except Conflict as error:
             raise Conflict(
                 error.message,

@@ -3,12 +3,14 @@
 import dataclasses
 import errno
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from featurestore.collect import find_garbage, remove_garbage
 from featurestore.errors import Conflict, InvalidInput
+from featurestore.locks import is_held
 from featurestore.testing.faults import count_operations, fail_operation
 from featurestore.testing.heads import blobs
 from featurestore.training.checkpoints import (
@@ -153,6 +155,45 @@ def test_restart_begins_anew(tmp_path):
     kill_after_first(tmp_path)
     with open_training(tmp_path, restart=True) as checkpoints:
         assert checkpoints.latest() is None
+
+
+@pytest.fixture
+def no_open_file_is_removed(monkeypatch):
+    """As Windows has it: a lock file cannot be removed while it is held."""
+    unlink = Path.unlink
+
+    def refusing(path, missing_ok=False):
+        if path.suffix == ".lock" and is_held(path):
+            raise PermissionError(errno.EACCES, "it is used by another process", str(path))
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refusing)
+
+
+@pytest.mark.usefixtures("no_open_file_is_removed")
+def test_the_lock_goes_where_no_open_file_is_removed(tmp_path):
+    unfinished = tmp_path / "runs" / ".unfinished"
+    with open_training(tmp_path):
+        pass
+    assert list(unfinished.iterdir()) == []
+    kill_after_first(tmp_path)
+    remove_garbage(tmp_path, find_garbage(tmp_path, staging=True))
+    assert list(unfinished.iterdir()) == []
+
+
+def test_the_lock_goes_while_it_is_held(tmp_path, monkeypatch):
+    """Removed afterwards, a waiter could hold it by then, and a third make a new one."""
+    unlink, held = Path.unlink, []
+
+    def noting(path, missing_ok=False):
+        if path.suffix == ".lock":
+            held.append(is_held(path))
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", noting)
+    with open_training(tmp_path):
+        pass
+    assert held[:1] == [True]
 
 
 def test_the_same_training_goes_on_once_at_a_time(tmp_path):
