@@ -15,6 +15,7 @@ import numpy as np
 from featurestore.catalogue import Quarantined, Record, checksums_path, record_path, set_fingerprint
 from featurestore.digests import sha256_file, sha256_hex
 from featurestore.embedding.plan import VIEWED, wanted_keys
+from featurestore.embedding.provenance import found_again
 from featurestore.embedding.rows import Rows
 from featurestore.errors import IntegrityError
 from featurestore.manifest import Manifest, ManifestSplit
@@ -81,6 +82,7 @@ def commit_set(commit: Commit, rows: Rows, *, root: Path) -> Record:
             source_fingerprint=commit.source_fingerprint,
             quarantine=commit.quarantine,
             sequence=commit.sequence,
+            provenance=found_again(committed.provenance, commit.provenance),
         )
     building = final.with_name(INCOMPLETE + final.name)
     remove_store(building)
@@ -132,13 +134,19 @@ def relist(
     source_fingerprint: str,
     quarantine: tuple[Quarantined, ...],
     sequence: int,
+    provenance: Mapping[str, object] | None = None,
 ) -> Record:
     """Make a committed set current again, for a dataset that has the same readable images.
 
-    Only its record changes: the features, and what is said about their origin, stay.
+    Only its record changes, the features do not. What is said about their origin stays too unless
+    `provenance` is given.
     """
     listed = dataclasses.replace(
-        record, source_fingerprint=source_fingerprint, quarantine=quarantine, sequence=sequence
+        record,
+        source_fingerprint=source_fingerprint,
+        quarantine=quarantine,
+        sequence=sequence,
+        provenance=record.provenance if provenance is None else provenance,
     )
     durable.replace_file(listed.path, listed.to_json())
     return listed

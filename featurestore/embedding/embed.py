@@ -27,7 +27,7 @@ from featurestore.embedding.backbone import BackboneChoice, ChoosesBackbone
 from featurestore.embedding.commit import Commit, commit_set, relist
 from featurestore.embedding.execute import Computed, Execution
 from featurestore.embedding.plan import VIEWED, Plan, digest_keys, plan_embedding, wanted_keys
-from featurestore.embedding.provenance import computed_on
+from featurestore.embedding.provenance import computed_on, found_again
 from featurestore.embedding.quarantine import first_reasons, refuse_unreadable
 from featurestore.embedding.rows import CommittedRows, Rows, StagedRows, existing_rows
 from featurestore.embedding.settings import EmbedResult, EmbedSettings, Progress, Silent
@@ -161,7 +161,7 @@ class _Embedding:
             )
             committed = self._committed(work)
             if committed is not None:
-                result = self._unchanged(work, committed)
+                result = self._unchanged(work, committed, choice)
             else:
                 with ExitStack() as readers:
                     result = self._compute(work, choice, readers)
@@ -212,10 +212,7 @@ class _Embedding:
                 compression=self.settings.compression,
                 quarantine=quarantine,
                 provenance={
-                    "source": as_unicode(str(self.dataset.resolve())),
-                    "weights": choice.weights_label,
-                    "split": self.settings.split,
-                    "seed": self.settings.seed if self.settings.split else None,
+                    **self._origin(choice),
                     "computed_on": computed_on(
                         _all_keys(whole, work.recipe), sources, device=choice.device
                     ),
@@ -333,18 +330,31 @@ class _Embedding:
                 return record
         return None
 
-    def _unchanged(self, work: _Work, record: Record) -> EmbedResult:
+    def _unchanged(self, work: _Work, record: Record, choice: ChoosesBackbone) -> EmbedResult:
         self._strict(record.quarantine)
         newest = max(r.sequence for r in work.records if r.name == record.name)
-        if record.sequence < newest and not self.settings.dry_run:
-            # The dataset is again what an older version holds: make that one current.
+        provenance = found_again(record.provenance, self._origin(choice))
+        changed = record.sequence < newest or provenance != record.provenance
+        if changed and not self.settings.dry_run:
+            # The dataset is again what an older version holds, or was moved.
             record = relist(
                 record,
                 source_fingerprint=record.source_fingerprint,
                 quarantine=record.quarantine,
-                sequence=self.catalogue.next_sequence(),
+                sequence=(
+                    self.catalogue.next_sequence() if record.sequence < newest else record.sequence
+                ),
+                provenance=provenance,
             )
         return self._result(record, Computed())
+
+    def _origin(self, choice: ChoosesBackbone) -> dict[str, object]:
+        return {
+            "source": as_unicode(str(self.dataset.resolve())),
+            "weights": choice.weights_label,
+            "split": self.settings.split,
+            "seed": self.settings.seed if self.settings.split else None,
+        }
 
     def _result(self, record: Record, computed: Computed) -> EmbedResult:
         return EmbedResult(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import numpy as np
 
+from featurestore.backbones.weights import parse_weights
 from featurestore.embedding.plan import digest_keys
 from featurestore.embedding.rows import CommittedRows, StagedRows
+from featurestore.errors import FeatureStoreError
 
 _VERSIONED = ("featurestore", "tensorflow", "keras", "numpy", "pillow", "numcodecs", "h5py")
 
@@ -47,6 +50,21 @@ def computed_on(
             found = [this]
         machines |= {json.dumps(entry, sort_keys=True): entry for entry in found}
     return list(machines.values())
+
+
+def found_again(recorded: Mapping[str, object], now: Mapping[str, object]) -> dict[str, object]:
+    """Return what is recorded of a set, with what is gone replaced by where it was found now.
+
+    A dataset that is still where it lay stays the origin, though a copy was given; so do weights.
+    """
+    kept = dict(recorded)
+    if not Path(str(recorded.get("source", ""))).exists():
+        kept |= {key: now[key] for key in ("source", "split", "seed")}
+    try:
+        parse_weights(str(recorded.get("weights", "")))
+    except FeatureStoreError:
+        kept["weights"] = now["weights"]
+    return kept
 
 
 def _any_in(keys: np.ndarray, ordered: np.ndarray) -> bool:

@@ -368,3 +368,41 @@ def test_missing_dataset_is_not_found_or_invalid(embed, tmp_path):
     with pytest.raises(fs.FeatureStoreError, match="nowhere") as error:
         embed(folder=tmp_path / "nowhere")
     assert error.value.exit_code in (3, 4)
+
+
+def test_a_moved_dataset_is_found_at_its_new_place(embed, photos, tmp_path):
+    first = embed()
+    moved = tmp_path / "moved" / "photos"
+    moved.parent.mkdir()
+    photos.rename(moved)
+    embed(folder=moved, dry_run=True)
+    assert Catalogue(embed.cache).find("photos").provenance["source"] == str(photos)
+    again = embed(folder=moved)
+    (record,) = Catalogue(embed.cache).records()
+    assert (again.fingerprint, record.sequence) == (first.fingerprint, 1)
+    assert record.provenance["source"] == str(moved)
+    moved.rename(photos)
+    (photos / "train/cats/broken.jpg").write_bytes(b"")
+    embed()  # the same readable images: the version is listed again
+    assert Catalogue(embed.cache).find("photos").provenance["source"] == str(photos)
+
+
+def test_a_copy_does_not_take_the_place_of_a_dataset_that_is_there(embed, photos, tmp_path):
+    embed()
+    copy = tmp_path / "copy" / "photos"
+    shutil.copytree(photos, copy)
+    assert embed(folder=copy).computed == 0
+    (record,) = Catalogue(embed.cache).records()
+    assert record.provenance["source"] == str(photos)
+
+
+def test_weights_that_are_gone_are_recorded_where_they_are_now(tmp_path):
+    from featurestore.embedding.provenance import found_again
+
+    kept, gone = tmp_path / "kept.weights.h5", tmp_path / "gone.weights.h5"
+    kept.touch()
+    origin = {"source": str(tmp_path), "split": None, "seed": None}
+    now = {**origin, "weights": str(tmp_path / "new.weights.h5")}
+    for label, expected in ((kept, kept), ("random:0", "random:0"), (gone, now["weights"])):
+        found = found_again({**origin, "weights": str(label), "computed_on": []}, now)
+        assert found == {**origin, "weights": str(expected), "computed_on": []}
