@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from featurestore.backbones.quiet import quiet_startup
 from featurestore.catalogue import RUNS
 from featurestore.digests import fingerprint, sha256_hex
 from featurestore.errors import Conflict, InvalidInput
@@ -37,7 +38,7 @@ _SUFFIX = ".checkpoint"
 _DIGEST = 64
 _STATE = "state"
 _ARRAY = "array "  # before the name of an array, so that none is called as the state is
-_LIBRARIES = ("tensorflow", "keras", "numpy")
+_LIBRARIES = ("tensorflow", "keras", "numpy", "pillow")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,7 +123,7 @@ def checkpoints_of(
     ----------
     training
         JSON values: all that decides the fit, and nothing that does not (workers, memory, paths).
-        The versions of the libraries are added.
+        The versions of the libraries and the device are added.
 
     Raises
     ------
@@ -131,8 +132,16 @@ def checkpoints_of(
     OSError
         The folder cannot be written.
     """
+    with quiet_startup():
+        from featurestore.backbones.network import device_name  # TensorFlow
+
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
-    facts = {**training, "versions": versions, "checkpoint_version": _VERSION}
+    facts = {
+        **training,
+        "versions": versions,
+        "device": device_name(),
+        "checkpoint_version": _VERSION,
+    }
     # Numbers as JSON writes them: a fingerprint takes no floats.
     key = fingerprint(json.dumps(facts, sort_keys=True))[:32]
     folder = cache / RUNS / UNFINISHED / key

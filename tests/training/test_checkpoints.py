@@ -151,6 +151,25 @@ def test_a_training_finds_its_own_checkpoints_until_it_has_ended(tmp_path):
     assert list((tmp_path / "runs" / ".unfinished").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("module", "name", "other"),
+    [
+        ("featurestore.backbones.network", "device_name", lambda: "another GPU"),
+        ("importlib.metadata", "version", lambda name: "2.0" if name == "pillow" else "1.0"),
+    ],
+    ids=["device", "pillow"],
+)
+def test_what_decides_the_numbers_decides_what_is_found(tmp_path, monkeypatch, module, name, other):
+    """Pillow decodes, resizes and warps; a GPU rounds otherwise than a processor."""
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "1.0")
+    kill_after_first(tmp_path)
+    with open_training(tmp_path) as checkpoints, monkeypatch.context() as patched:
+        assert checkpoints.latest() is not None
+        patched.setattr(f"{module}.{name}", other)
+        with open_training(tmp_path) as elsewhere:
+            assert elsewhere.latest() is None
+
+
 def test_restart_begins_anew(tmp_path):
     kill_after_first(tmp_path)
     with open_training(tmp_path, restart=True) as checkpoints:
