@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,7 @@ class Training:
         optimizer.build(model.trainable_variables)
         batch_rows = min(batch_size, len(source))
         weights = None if class_weights is None else tf.constant(class_weights, tf.float32)
+        xla = _gains_by_xla(model)
 
         def step(X: tf.Tensor, labels: tf.Tensor, mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             with tf.GradientTape() as tape:
@@ -77,7 +79,7 @@ class Training:
         self._source = source
         piece_steps = _PIECE_BYTES // (4 * source.row_values * batch_rows)
         self._piece_rows = max(1, piece_steps) * batch_rows
-        self._pass = _pass_over(source, step, batch_rows, xla=_gains_by_xla(model))
+        self._pass = _pass_over(source, step, batch_rows, xla=xla)
 
     def epoch(self, shuffles: np.random.Generator, *, epoch: int) -> tuple[float, float]:
         """Train on every row once; return mean loss and accuracy while the weights moved.
@@ -119,33 +121,18 @@ def _pass_over(
     a batch normalisation takes its statistics of.
     """
 
-    def cast_and_step(
-        features: tf.Tensor, labels: tf.Tensor, mask: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        if not xla:
-            rows = tf.cast(tf.reduce_sum(mask), tf.int32)
-            features, labels, mask = features[:rows], labels[:rows], mask[:rows]
-        return step(tf.cast(features, tf.float32), labels, mask)
-
-    compiled = tf.function(cast_and_step, jit_compile=xla)
+    # Partials: to TensorFlow's warning of frequent tracing each is a function of its own, where the
+    # same lines of code are one, and a process of several fits would be warned.
+    compiled = tf.function(partial(_cast_and_step, step, not xla), jit_compile=xla)
     shape = (None, step_rows)
-
-    @tf.function(  # type: ignore[untyped-decorator]
+    all_steps = tf.function(
+        partial(_all_steps, compiled),
         input_signature=[
             tf.TensorSpec((*shape, *source.feature_shape), source.dtype),
             tf.TensorSpec(shape, tf.int32),
             tf.TensorSpec(shape, tf.float32),
-        ]
+        ],
     )
-    def all_steps(
-        features: tf.Tensor, labels: tf.Tensor, mask: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        loss, hits = tf.constant(0.0), tf.constant(0.0)
-        for i in tf.range(tf.shape(labels)[0]):
-            step_loss, step_hits = compiled(features[i], labels[i], mask[i])
-            loss += step_loss
-            hits += step_hits
-        return loss, hits
 
     def run(pieces: Iterable[Piece]) -> tuple[float, float]:
         rows, loss, hits = 0, 0.0, 0.0
@@ -157,6 +144,26 @@ def _pass_over(
         return loss / rows, hits / rows
 
     return run
+
+
+def _cast_and_step(
+    step: _Step, cut: bool, features: tf.Tensor, labels: tf.Tensor, mask: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    if cut:
+        rows = tf.cast(tf.reduce_sum(mask), tf.int32)
+        features, labels, mask = features[:rows], labels[:rows], mask[:rows]
+    return step(tf.cast(features, tf.float32), labels, mask)
+
+
+def _all_steps(
+    step: _Step, features: tf.Tensor, labels: tf.Tensor, mask: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    loss, hits = tf.constant(0.0), tf.constant(0.0)
+    for i in tf.range(tf.shape(labels)[0]):
+        step_loss, step_hits = step(features[i], labels[i], mask[i])
+        loss += step_loss
+        hits += step_hits
+    return loss, hits
 
 
 def _in_steps(features: np.ndarray, labels: np.ndarray, step_rows: int) -> Iterator[tf.Tensor]:
