@@ -175,9 +175,15 @@ def _in_steps(features: np.ndarray, labels: np.ndarray, step_rows: int) -> Itera
 
 
 def _gains_by_xla(model: Any) -> bool:
+    """Return whether to compile whole steps, whose rows then are filled up."""
     # XLA's convolutions are much slower than oneDNN's on a processor.
     if any(len(weight.shape) > 2 for weight in model.weights):
         return False
+    # The rows that fill a step up would be part of a batch normalisation's statistics.
+    return _supports_xla() and not any(weight.name == "moving_mean" for weight in model.weights)
+
+
+def _supports_xla() -> bool:
     # Keras's own rule (keras.src.trainers.trainer.model_supports_jit): no XLA on Apple's GPUs.
     apple = platform.system() == "Darwin" and "arm" in platform.processor().lower()
     return not (apple and tf.config.list_physical_devices("GPU"))
