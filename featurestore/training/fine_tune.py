@@ -31,11 +31,11 @@ from featurestore.training.settings import DenseSettings
 from featurestore.training.streamed import (
     AugmentedRows,
     HashedRows,
-    StreamedFeatures,
     StreamOptions,
     open_pixels,
     stream_network,
 )
+from featurestore.training.streamed_features import StreamedFeatures
 from featurestore.training.train import Passage, TrainOptions, train
 
 if TYPE_CHECKING:

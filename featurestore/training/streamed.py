@@ -1,4 +1,4 @@
-"""Rows that no store holds: images run through the frozen network when their features are read.
+"""Rows that no store holds: images run through the frozen network in every epoch.
 
 The network only runs forward, in the recipe's precision, and its output is rounded to the recipe's
 stored type. So a streamed row is the row that `fs embed` would store, and what trains on it is the
@@ -8,7 +8,6 @@ same code with the same numbers.
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,13 +16,11 @@ from typing import Protocol
 import numpy as np
 
 from featurestore.augmentation import Augmentation
-from featurestore.catalogue import set_fingerprint
 from featurestore.embedding.backbone import network_of
 from featurestore.errors import Conflict, InvalidInput, NotFound, UnstorableFeatures
 from featurestore.executors.contract import EmbedsBatches
 from featurestore.features import FeatureSet, Split
 from featurestore.images import DECODER
-from featurestore.manifest import SPLITS
 from featurestore.pixels import PixelStream
 from featurestore.recipe import Recipe
 from featurestore.source_images import SourceImageMissing, SourceImages
@@ -211,7 +208,7 @@ class AugmentedRows:
             view=epoch - 1,
         )
         features = _Regrouped(
-            _naming_images(self._network.embed_stream(batches), self.sample_ids, rows)
+            naming_images(self._network.embed_stream(batches), self.sample_ids, rows)
         )
         labels = self.labels
         for order in orders:
@@ -220,118 +217,20 @@ class AugmentedRows:
                 yield features.take(len(wanted)), labels[wanted]
 
 
-class StreamedRows:
-    """One split under a recipe whose features are not stored; a row is computed when it is read.
-
-    Parameters
-    ----------
-    stored
-        The same samples under another recipe: labels, ids and digests are taken from there.
-    kept_rows
-        So many of the first rows are kept once they were computed.
-    """
-
-    def __init__(
-        self,
-        stored: Split,
-        pixels: PixelStream,
-        network: EmbedsBatches,
-        *,
-        dtype: str,
-        kept_rows: int,
-    ) -> None:
-        self.labels = stored.labels
-        self.sample_ids = stored.sample_ids
-        self.sha256 = stored.sha256
-        self.feature_shape = tuple(network.feature_shape)
-        self._pixels = pixels
-        self._network = network
-        # Pages of an array that nothing was written to take no memory.
-        self._kept = np.empty((min(kept_rows, len(stored)), *self.feature_shape), dtype)
-        self._known = np.zeros(len(self._kept), bool)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """Return rows start to stop, (n, *feature_shape) of the recipe's stored type."""
-        start, stop, _ = slice(start, stop).indices(len(self))
-        rows = np.arange(start, max(start, stop))
-        features = np.empty((len(rows), *self.feature_shape), self._kept.dtype)
-        kept = rows[rows < len(self._kept)]
-        known = np.zeros(len(rows), bool)
-        known[: len(kept)] = self._known[kept]
-        features[known] = self._kept[rows[known]]
-        missing = rows[~known]
-        if len(missing):
-            features[~known] = self._compute(missing)
-            keep = kept[~known[: len(kept)]]
-            self._kept[keep] = features[keep - start]
-            self._known[keep] = True
-        return features
-
-    def load(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return every row, and the labels."""
-        return self.read(0, len(self)), self.labels
-
-    def _compute(self, rows: np.ndarray) -> np.ndarray:
-        batches = self._pixels.batches(rows, batch_size=self._network.batch_size)
-        features = self._network.embed_stream(batches)
-        return np.concatenate(list(_naming_images(features, self.sample_ids, rows)))
-
-
-class StreamedFeatures:
-    """A feature set under a recipe whose features are not stored: what training needs of one.
-
-    Parameters
-    ----------
-    source
-        A committed set of the same images.
-    recipe
-        What the features are computed under; its network is `network`.
-    memory_bytes
-        What computed rows may take that are kept: those of the validation split, which is read in
-        every epoch, before the training split's. Decoded images are not kept here.
-    """
-
-    def __init__(
-        self,
-        source: FeatureSet,
-        recipe: Recipe,
-        network: EmbedsBatches,
-        *,
-        options: StreamOptions,
-        memory_bytes: int,
-    ) -> None:
-        self.recipe = recipe
-        self.name = f"{source.record.dataset}/{recipe.name}"
-        self.manifest_fingerprint = source.manifest_fingerprint
-        self.fingerprint = set_fingerprint(source.manifest_fingerprint, recipe)
-        self.class_names = source.class_names
-        self.splits = source.splits
-        row_bytes = math.prod(network.feature_shape) * np.dtype(recipe.dtype).itemsize
-        self._rows: dict[str, StreamedRows] = {}
-        for split in ("validation", *(each for each in SPLITS if each != "validation")):
-            if split not in source:
-                continue
-            stored = source[split]
-            rows = StreamedRows(
-                stored,
-                open_pixels(source, split, recipe, options=options, memory_bytes=0),
-                network,
-                dtype=recipe.dtype,
-                kept_rows=memory_bytes // row_bytes,
-            )
-            memory_bytes -= row_bytes * min(len(stored), memory_bytes // row_bytes)
-            self._rows[split] = rows
-
-    def __getitem__(self, split: str, /) -> StreamedRows:
-        try:
-            return self._rows[split]
-        except KeyError:
-            raise NotFound(
-                f"feature set {self.name} has no split {split!r}: it has {', '.join(self.splits)}"
-            ) from None
+def naming_images(
+    features: Iterator[np.ndarray], sample_ids: np.ndarray, rows: np.ndarray
+) -> Iterator[np.ndarray]:
+    """Pass features on; say which image it was where the network only knows a row of a batch."""
+    done = 0
+    try:
+        for each in features:
+            yield each
+            done += len(each)
+    except UnstorableFeatures as error:
+        sample_id = sample_ids[rows[done + error.rows[0]]]
+        raise InvalidInput(
+            f"image {sample_id}: {error.message}", next_step=error.next_step
+        ) from error
 
 
 class _Images:
@@ -401,19 +300,3 @@ class _Regrouped:
             self._rest = array[missing:] if len(array) > missing else None
             missing -= len(parts[-1])
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
-def _naming_images(
-    features: Iterator[np.ndarray], sample_ids: np.ndarray, rows: np.ndarray
-) -> Iterator[np.ndarray]:
-    """Pass features on; say which image it was where the network only knows a row of a batch."""
-    done = 0
-    try:
-        for each in features:
-            yield each
-            done += len(each)
-    except UnstorableFeatures as error:
-        sample_id = sample_ids[rows[done + error.rows[0]]]
-        raise InvalidInput(
-            f"image {sample_id}: {error.message}", next_step=error.next_step
-        ) from error

@@ -14,11 +14,11 @@ from featurestore.training.contract import EpochRows
 from featurestore.training.pools import epoch_pools
 from featurestore.training.streamed import (
     AugmentedRows,
-    StreamedFeatures,
     StreamOptions,
     open_pixels,
     stream_network,
 )
+from featurestore.training.streamed_features import StreamedFeatures
 
 OPTIONS = StreamOptions(network=tiny_network, workers=2)
 MEMORY = 2**30
