@@ -8,10 +8,11 @@ for each step of 20 rows costs as much as the step.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -64,6 +65,12 @@ class Training:
         batch_rows = min(batch_size, len(source))
         weights = None if class_weights is None else tf.constant(class_weights, tf.float32)
         xla = _gains_by_xla(model)
+        apply = partial(_apply, optimizer, model.trainable_variables)
+        # Of a step of 370 ms (VGG16's block5 and a head), 10 ms instead of 30. Keras's scaling of
+        # the loss branches on what the gradients are.
+        scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        if not xla and not scaled and _supports_xla():
+            apply = tf.function(apply, jit_compile=True)
 
         def step(X: tf.Tensor, labels: tf.Tensor, mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             with tf.GradientTape() as tape:
@@ -72,8 +79,7 @@ class Training:
                 total = tf.reduce_sum(losses * counted)
                 # The loss itself, unless the optimizer keeps small gradients from float16's zero.
                 minimised = optimizer.scale_loss(total / tf.reduce_sum(mask))
-            gradients = tape.gradient(minimised, model.trainable_variables)
-            optimizer.apply(gradients, model.trainable_variables)
+            apply(tape.gradient(minimised, model.trainable_variables))
             return total, tf.reduce_sum(hits * mask)
 
         self._source = source
@@ -164,6 +170,10 @@ def _all_steps(
         loss += step_loss
         hits += step_hits
     return loss, hits
+
+
+def _apply(optimizer: Any, variables: Sequence[Any], gradients: list[tf.Tensor]) -> None:
+    optimizer.apply(gradients, variables)
 
 
 def _in_steps(features: np.ndarray, labels: np.ndarray, step_rows: int) -> Iterator[tf.Tensor]:

@@ -39,3 +39,19 @@ def test_many_fits_in_one_process_are_not_warned_of_tracing(convolution):
     finally:
         logger.removeHandler(listener)
     assert [record.getMessage() for record in warned] == []
+
+
+@pytest.mark.parametrize("name", ["adam", "nadam", "rmsprop", "sgd"])
+def test_a_compiled_optimizer_steps_as_keras_does(name):
+    mine, theirs = (network(convolution=True) for _ in range(2))
+    optimizers = [keras.optimizers.get({"class_name": name, "config": {}}) for _ in range(2)]
+    rows = source(8)
+    training = Training(mine, optimizers[0], rows, batch_size=8, class_weights=None)
+    theirs.compile(optimizers[1], "binary_crossentropy")
+    (piece,) = rows.in_order(8)
+    for _ in range(3):
+        training.run([piece])
+        theirs.train_on_batch(piece[0], piece[1].reshape(-1, 1))
+    assert optimizers[0].iterations.numpy() == 3
+    for found, expected in zip(mine.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
