@@ -175,7 +175,7 @@ class _Fit:
         if resumed:
             notes += (
                 f"went on after epoch {resumed} of {self._plan.epochs}, where an earlier process "
-                "was stopped: the seconds are those of the epochs since",
+                "was stopped: the seconds count its epochs, and not what it lost of the next",
             )
         return Fitted(history=self._history, chosen=chosen, notes=notes)
 

@@ -112,8 +112,9 @@ class Run:
     versions
         Of Python, featurestore, NumPy and the head's libraries.
     seconds
-        ``fit``: the fit with reading its rows; ``total``: with evaluation; ``predict_per_row``: one
-        row's probabilities within a block.
+        ``fit``: the fit with reading its rows, over all processes that were at it up to their last
+        checkpoint; ``total``: with evaluation; ``predict_per_row``: one row's probabilities within
+        a block.
     files
         SHA-256 of every file beside run.json.
     """

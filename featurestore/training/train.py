@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from featurestore.errors import InvalidInput
 from featurestore.manifest import SPLITS
 from featurestore.training.contract import (
     DEFAULT_MEMORY_BYTES,
+    Checkpoint,
     Checkpoints,
     Features,
     FitOptions,
@@ -33,6 +35,8 @@ from featurestore.training.heads import create_head, has_epochs
 from featurestore.training.rows import relabelled
 from featurestore.training.runs import Run, TrainedOn, new_run_id, write_run
 from featurestore.training.views import ViewRows, count_views
+
+_SECONDS = "seconds"  # in the state of a checkpoint
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,17 +161,20 @@ def train(
         create_head(settings)  # loads its library, seconds that are no part of the fit
     with _watched(settings, options, run_id) as watched:
         began = time.perf_counter()
+        kept = watched.checkpoints
+        timed = None if kept is None else _TimedCheckpoints(kept, began=began)
         head = fit_head(
             settings,
             passage.train or present["train"],
             present.get("validation"),
             n_classes=len(features.class_names),
-            options=watched,
+            options=dataclasses.replace(watched, checkpoints=timed),
             head=passage.head,
         )
         fitted = time.perf_counter()
     predictions = {split: predict(head, rows) for split, rows in present.items()}
     ended = time.perf_counter()
+    earlier = 0.0 if timed is None else timed.earlier
     run = Run(
         id=run_id,
         path=cache / RUNS / run_id,
@@ -189,13 +196,36 @@ def train(
         notes=(*_control_notes(options), *head.notes_, *_missing_notes(features, present)),
         versions=_versions(head),
         seconds={
-            "fit": fitted - began,
-            "total": ended - began,
+            "fit": earlier + fitted - began,
+            "total": earlier + ended - began,
             "predict_per_row": seconds_per_row(head, present["train"]),
         },
         files={},
     )
     return write_run(run, head, predictions)
+
+
+class _TimedCheckpoints:
+    """Checkpoints that keep the seconds of a fit, of all the processes that were at it.
+
+    `earlier` are those before the latest checkpoint, once it was taken up.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, *, began: float) -> None:
+        self._checkpoints = checkpoints
+        self._began = began
+        self.earlier = 0.0
+
+    def latest(self) -> Checkpoint | None:
+        found = self._checkpoints.latest()
+        if found is not None:
+            self.earlier = float(cast(float, found.state[_SECONDS]))
+        return found
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        seconds = self.earlier + time.perf_counter() - self._began
+        state = {**checkpoint.state, _SECONDS: seconds}
+        self._checkpoints.save(dataclasses.replace(checkpoint, state=state))
 
 
 @contextmanager

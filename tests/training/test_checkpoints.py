@@ -12,7 +12,7 @@ from featurestore.collect import find_garbage, remove_garbage
 from featurestore.errors import Conflict, InvalidInput
 from featurestore.locks import is_held
 from featurestore.testing.faults import count_operations, fail_operation
-from featurestore.testing.heads import blobs
+from featurestore.testing.heads import MemoryFeatures, blobs
 from featurestore.training.checkpoints import (
     CheckpointFolder,
     Resumption,
@@ -22,6 +22,7 @@ from featurestore.training.checkpoints import (
 from featurestore.training.contract import Checkpoint, FitOptions
 from featurestore.training.heads import create_head
 from featurestore.training.settings import DenseSettings
+from featurestore.training.train import TrainOptions, train
 
 TRAINING = {"head": "dense", "settings": {"learning_rate": 2e-5}, "seed": 3}
 
@@ -297,6 +298,32 @@ def test_a_fit_stopped_again_and_again_ends_as_an_undisturbed_one(tmp_path, opti
     assert "went on after epoch 5 of 6" in head.notes_[-1]
     again, _ = fit(settings, folder)  # stopped between its last epoch and the run
     assert_same_fit(again, undisturbed)
+
+
+def test_the_seconds_of_a_fit_are_those_of_all_its_processes(tmp_path):
+    features = MemoryFeatures({"train": ROWS, "validation": VALIDATION}, ("one", "two"))
+    folder = CheckpointFolder(tmp_path / "checkpoints")
+    folder.path.mkdir()
+
+    def stop(epoch, total, numbers):
+        if epoch == 3:
+            raise KeyboardInterrupt
+
+    def trained(progress=None):
+        options = TrainOptions(checkpoints=folder, progress=progress)
+        return train(features, SETTINGS, cache=tmp_path, options=options)
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(stop)
+    kept = folder.latest()
+    assert 0 < kept.state["seconds"] < 500
+    folder.save(dataclasses.replace(kept, state={**kept.state, "seconds": 1000.0}))
+    with pytest.raises(KeyboardInterrupt):
+        trained(stop)
+    assert folder.latest().state["seconds"] == 1000
+    run = trained()
+    assert 1000 < run.seconds["fit"] < run.seconds["total"] < 1500
+    assert "went on after epoch 2 of 6" in run.notes[0]
 
 
 def test_early_stopping_goes_on_with_its_best_epoch(tmp_path):
