@@ -148,8 +148,10 @@ def compare(
     if heads is None:
         runs = [run for name in names for run in _find_runs(name, cache=cache)]
     else:
-        record = Catalogue(cache).find(names[0])
-        seen = None if views is None else count_views(record.name, record.recipe, views)
+        record = Catalogue(cache).find(names[0], with_views=views is not None)
+        seen = None
+        if views is not None:
+            seen = count_views(record.name, record.recipe, views, record=record)
         plan = _plan(record, heads, cache=cache, seeds=seeds or _SEEDS, views=seen)
         if dry_run:
             _print_plan(plan, as_json=as_json)

@@ -11,12 +11,14 @@ from typing import Any
 
 import click
 
+from featurestore.catalogue import Catalogue
 from featurestore.compare.curve_fits import CurveOptions, Progress
 from featurestore.compare.curve_fits import learning_curve as measure_curve
 from featurestore.compare.learning_curve import CurvePoint, LearningCurve
-from featurestore.features import open_features
+from featurestore.features import open_record
 from featurestore.training.contract import NotConverged
 from featurestore.training.head_specs import parse_heads
+from featurestore.training.views import count_views
 from featurestore_cli.options import cache_option, json_option, memory_option
 from featurestore_cli.output import print_json, print_line, print_table, say
 from featurestore_cli.path_options import ViewsType
@@ -103,8 +105,11 @@ def learning_curve(
         from featurestore.report.learning_curve_plot import draw_learning_curve
 
         check_picture_path(plot)
+    record = Catalogue(cache).find(name, with_views=options["views"] is not None)
+    if options["views"] is not None:
+        options["views"] = count_views(record.name, record.recipe, options["views"], record=record)
     with (
-        open_features(name, cache=cache) as features,
+        open_record(record) as features,
         _progress() as progress,
         warnings.catch_warnings(),
     ):

@@ -315,13 +315,18 @@ class Catalogue:
         """Return the newest version of each name, once per store format it is held in."""
         return newest_versions(self.records())
 
-    def find(self, wanted: str) -> Record:
+    def find(self, wanted: str, *, with_views: bool = False) -> Record:
         """Return the one feature set that `wanted` means.
 
         A whole name comes first; then a prefix of names; then a prefix of fingerprints, which
         reaches older versions too. A name means its newest version, and Zarr before HDF5. A prefix
         of one clean set and of the same with views means the clean one, as it did before there
         were views: ``photos``, or ``photos/vgg16``. The name up to ``-views`` means the other.
+
+        Parameters
+        ----------
+        with_views
+            A prefix of names means those that have views, if any of them has.
 
         Raises
         ------
@@ -339,7 +344,8 @@ class Catalogue:
             matching = [wanted]
         else:
             matching = [name for name in names if wanted and name.startswith(wanted)]
-            matching = _clean_of(records, matching)
+            viewed = {record.name for record in records if record.views}.intersection(matching)
+            matching = sorted(viewed) if with_views and viewed else _clean_of(records, matching)
         if len(matching) == 1:
             return _preferred([r for r in records if r.name == matching[0]])
         if matching:

@@ -18,6 +18,7 @@ import numpy as np
 from featurestore.backbones.quiet import quiet_startup
 from featurestore.catalogue import RUNS, set_fingerprint
 from featurestore.errors import InvalidInput
+from featurestore.features import FeatureSet
 from featurestore.manifest import SPLITS
 from featurestore.training.contract import (
     DEFAULT_MEMORY_BYTES,
@@ -289,7 +290,8 @@ def _views_seen(features: Features, options: TrainOptions) -> Mapping[str, objec
     stored = features.recipe.augmentation
     if options.views is None:
         return None
-    count = count_views(features.name, features.recipe, options.views)
+    record = features.record if isinstance(features, FeatureSet) else None
+    count = count_views(features.name, features.recipe, options.views, record=record)
     return None if stored is None else dataclasses.replace(stored, count=count).to_dict()
 
 

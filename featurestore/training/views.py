@@ -12,6 +12,8 @@ from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from featurestore.catalogue import Record
+from featurestore.embedding.command import embed_command, with_views
 from featurestore.errors import InvalidInput
 from featurestore.recipe import Recipe
 from featurestore.training.contract import SampleRows
@@ -20,6 +22,9 @@ from featurestore.training.streaming import Piece, read_pieces
 
 AskedViews = int | Literal["all"]
 """How many views a fit is to see: the first so many of each image, or all."""
+
+USUAL_VIEWS = 6
+"""How many are advised to somebody who asks for all and has none."""
 
 _DRAWS = 0x76696577
 """Keeps the draws apart from what else is drawn by the same seed."""
@@ -176,8 +181,15 @@ class _ShownRows:
         return self.read(0, len(self)), self.labels
 
 
-def count_views(name: str, recipe: Recipe, asked: AskedViews) -> int:
+def count_views(
+    name: str, recipe: Recipe, asked: AskedViews, *, record: Record | None = None
+) -> int:
     """Return how many views a fit on a feature set is to see.
+
+    Parameters
+    ----------
+    record
+        Of the set, for the whole command that embeds what is missing.
 
     Raises
     ------
@@ -185,21 +197,20 @@ def count_views(name: str, recipe: Recipe, asked: AskedViews) -> int:
         The set has no views, or fewer.
     """
     stored = recipe.augmentation
-    dataset = name.partition("/")[0]
-    least = 6 if asked == "all" else asked
+    if asked != "all" and asked < 1:
+        raise InvalidInput(f"views: expected at least 1, found {asked}")
+    if stored is not None and (asked == "all" or asked <= stored.count):
+        return stored.count if asked == "all" else asked
+    count = USUAL_VIEWS if asked == "all" else asked
+    command = f"fs embed {name.partition('/')[0]} --views {count}"
+    if record is not None:
+        command = embed_command(record, recipe=with_views(recipe, count))
     if stored is None:
         raise InvalidInput(
             f"feature set {name} has no views of its training images",
-            next_step=f"fs embed {dataset} --views {least}, or leave --views out",
+            next_step=f"{command}, or leave --views out",
         )
-    if asked == "all":
-        return stored.count
-    if asked < 1:
-        raise InvalidInput(f"views: expected at least 1, found {asked}")
-    if asked > stored.count:
-        raise InvalidInput(
-            f"feature set {name} has {stored.count} views of each training image, "
-            f"{asked} asked for",
-            next_step=f"fs embed {dataset} --views {asked}, which computes only the new ones",
-        )
-    return asked
+    raise InvalidInput(
+        f"feature set {name} has {stored.count} views of each training image, {asked} asked for",
+        next_step=f"{command}, which computes only the new ones",
+    )

@@ -5,6 +5,7 @@ import json
 import pytest
 
 import featurestore as fs
+from featurestore.augmentation import Augmentation
 from featurestore.testing.embedding import TinyChoice
 from featurestore.testing.images import write_image_folder
 from featurestore.training.runs import read_runs
@@ -17,7 +18,11 @@ def cache(tmp_path_factory):
     root = tmp_path_factory.mktemp("views")
     for name, views in (("plain", None), ("varied", 3)):
         write_image_folder(root / name, splits={"train": 12, "validation": 6, "test": 6})
-        settings = fs.EmbedSettings(views=views)
+        settings = fs.EmbedSettings(
+            views=views,
+            augmentation=None if views is None else Augmentation(flip=False),
+            view_seed=2 if views else 0,
+        )
         fs.embed(root / name, settings, cache=root / "cache", choose=TinyChoice)
     return root / "cache"
 
@@ -46,7 +51,27 @@ def test_a_learning_curve_may_be_on_views(cache, capsys):
 def test_views_that_are_not_there_are_bad_input(command, name, asked, cache, capsys):
     arguments = [command, name, "--heads", "logistic", "--views", asked, "--cache", str(cache)]
     assert run(arguments) == 3
-    assert f"fs embed {name} --views" in capsys.readouterr().err
+    typed = capsys.readouterr().err.partition("fs embed ")[2]
+    # The very set, not one of the usual recipe.
+    assert typed.startswith(str(cache.parent / name)) and "--backbone tiny" in typed
+    assert f"--views {6 if asked == 'all' else asked}" in typed
+    assert ("--augment flip=false --view-seed 2" in typed) == (name == "varied")
+
+
+def test_a_name_means_the_set_that_has_views_where_they_are_asked_for(tmp_path, capsys):
+    write_image_folder(tmp_path / "both", splits={"train": 12, "validation": 6, "test": 6})
+    cache = ["--cache", str(tmp_path / "cache")]
+    for settings in (fs.EmbedSettings(), fs.EmbedSettings(views=2)):
+        fs.embed(tmp_path / "both", settings, cache=tmp_path / "cache", choose=TinyChoice)
+    viewed = ["--heads", "logistic", "--views", "all"]
+    assert run(["compare", "both", *viewed, "--dry-run", *cache]) == 0
+    assert run(["learning-curve", "both/tiny", *viewed, "--sizes", "24", *cache]) == 0
+    other = fs.EmbedSettings(views=2, view_seed=1)
+    fs.embed(tmp_path / "both", other, cache=tmp_path / "cache", choose=TinyChoice)
+    capsys.readouterr()
+    assert run(["compare", "both", *viewed, *cache]) == 3
+    err = capsys.readouterr().err
+    assert "means 2 feature sets" in err and err.count("-views-") == 2
 
 
 def test_views_are_for_heads_that_are_trained(cache, capsys):
