@@ -52,6 +52,8 @@ class PixelStream:
         Threads of one pass.
     memory_bytes
         Most bytes of pixels kept between passes; 0 keeps nothing.
+    name
+        Says in errors which image a row is; None is by the digest of its bytes.
     """
 
     def __init__(
@@ -63,10 +65,12 @@ class PixelStream:
         interpolation: str,
         workers: int,
         memory_bytes: int,
+        name: Callable[[int], str] | None = None,
     ) -> None:
         self.workers = max(1, workers)
         self.size = size
         self._read = read
+        self._name = name or self._digest_name
         self._digests = [row.tobytes() for row in np.asarray(sha256, np.uint8)]
         self._interpolation = interpolation
         self._kept = _Kept(memory_bytes)
@@ -101,7 +105,7 @@ class PixelStream:
         InvalidInput
             There is not enough memory to decode an image, or `batch_size` is less than 1.
         UnreadableImage
-            An image cannot be decoded; it is named by its digest.
+            An image cannot be decoded; `name` names it.
         FeatureStoreError
             What `read` raises. All of these come in the place of the batch that has the image.
         """
@@ -173,7 +177,7 @@ class PixelStream:
             self._kept.offer(digest, image)
         return image
 
-    def _name(self, row: int) -> str:
+    def _digest_name(self, row: int) -> str:
         return f"image with SHA-256 {self._digests[row].hex()[:12]}"
 
 

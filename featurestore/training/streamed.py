@@ -127,6 +127,7 @@ def open_pixels(
         interpolation=recipe.interpolation,
         workers=options.workers or os.cpu_count() or 1,
         memory_bytes=memory_bytes,
+        name=images.name,
     )
 
 
@@ -251,6 +252,9 @@ class _Images:
                 next_step="name the folder that holds the images as they were embedded with "
                 f"--images DIR, or embed again: fs embed {self._source.dataset}",
             ) from error
+
+    def name(self, row: int) -> str:
+        return f"image {self._sample_ids[row]}"
 
     def check(self) -> None:
         """Look for every file by its name; only one that is not there is searched for."""

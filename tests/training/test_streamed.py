@@ -10,6 +10,7 @@ from streaming_sets import embed_photographs, tiny_network
 
 from featurestore.augmentation import Augmentation
 from featurestore.errors import Conflict, InvalidInput, NotFound, UnstorableFeatures
+from featurestore.images import UnreadableImage
 from featurestore.training.contract import EpochRows
 from featurestore.training.pools import epoch_pools
 from featurestore.training.streamed import (
@@ -164,6 +165,17 @@ def test_a_moved_dataset_is_named(moved):
     options = dataclasses.replace(OPTIONS, images=elsewhere)
     pixels = open_pixels(features, "train", features.recipe, options=options, memory_bytes=0)
     assert len(next(pixels.batches(np.arange(4), batch_size=4))) == 4
+
+
+def test_an_image_that_decodes_no_more_is_named(photos, monkeypatch):
+    def unreadable(content, **options):
+        raise UnreadableImage("truncated")
+
+    monkeypatch.setattr("featurestore.pixels.decode_image", unreadable)
+    sample_id = photos["train"].sample_ids[2]
+    pixels = open_pixels(photos, "train", photos.recipe, options=OPTIONS, memory_bytes=0)
+    with pytest.raises(UnreadableImage, match=f"^image {sample_id}: truncated"):
+        next(pixels.batches(np.array([2]), batch_size=4))
 
 
 @pytest.mark.parametrize("trouble", ["gone", "changed"])
