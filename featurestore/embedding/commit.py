@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from featurestore.catalogue import Quarantined, Record, checksums_path, record_path, set_fingerprint
 from featurestore.digests import sha256_file, sha256_hex
-from featurestore.embedding.plan import VIEWED, wanted_keys
+from featurestore.embedding.plan import UNIT_BYTES, VIEWED, wanted_keys
 from featurestore.embedding.provenance import found_again
 from featurestore.embedding.rows import Rows
 from featurestore.errors import IntegrityError
@@ -26,6 +26,7 @@ from featurestore.stores.contract import SplitLayout, StoreLayout, StoreWriter
 INCOMPLETE = ".incomplete-"
 _READ_VALUES = 16 * 1024**2  # 32 MiB of float16
 _WRITE_ROWS = 256  # several chunks in one call, which a store may compress in parallel
+_GATHERED_BYTES = UNIT_BYTES  # what the versions of one piece of rows may take in memory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -222,18 +223,10 @@ def _write_split(
     if values * _WRITE_ROWS <= _READ_VALUES:
         step *= max(1, _WRITE_ROWS // block)
     for start in range(0, count, step):
-        # Views of one image were staged beside it: view after view, each shard would be read again.
-        wanted = wanted_keys(split, part.sha256[start : start + step], views)
-        for at, (keys, content) in enumerate(zip(wanted, contents, strict=True)):
-            try:
-                features = rows.gather(keys)
-            except KeyError as error:
-                sample = part.sample_ids[start + int(np.flatnonzero(_is(keys, error.args[0]))[0])]
-                raise IntegrityError(
-                    f"{names[at]}: expected features for image {sample}, found none",
-                    next_step="run the same command again",
-                ) from error
-            content.update(features.data)
+        sha256 = part.sha256[start : start + step]
+        wanted = np.stack(list(wanted_keys(split, sha256, views)), axis=1)  # (rows, versions, 32)
+        for at, features in _gathered(rows, wanted, part.sample_ids[start : start + step], names):
+            contents[at].update(features.data)
             if at:
                 writer.write_views(split, at - 1, start, features)
             else:
@@ -242,9 +235,30 @@ def _write_split(
     return {name: content.hexdigest() for name, content in zip(names, contents, strict=True)}
 
 
-def _is(keys: np.ndarray, digest: str) -> np.ndarray:
-    found: np.ndarray = (keys == np.frombuffer(bytes.fromhex(digest), np.uint8)).all(axis=1)
-    return found
+def _gathered(
+    rows: Rows, wanted: np.ndarray, sample_ids: Sequence[str], names: Sequence[str]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield each version's number and features, (n, *feature_shape), of (n, versions, 32) keys.
+
+    The versions of an image were staged beside each other: one after the other, each shard would
+    be read again for each. Those that fit into memory are gathered in one pass.
+    """
+    count, versions, _ = wanted.shape
+    most = max(1, _GATHERED_BYTES // (count * rows.row_bytes()))
+    for at in range(0, versions, most):
+        keys = wanted[:, at : at + most]
+        try:
+            found = rows.gather(keys.reshape(-1, 32))
+        except KeyError as error:
+            missing = np.frombuffer(bytes.fromhex(error.args[0]), np.uint8)
+            row, version = np.argwhere((keys == missing).all(axis=2))[0]
+            raise IntegrityError(
+                f"{names[at + version]}: expected features for image {sample_ids[row]}, found none",
+                next_step="run the same command again",
+            ) from error
+        found = found.reshape(count, keys.shape[1], *found.shape[1:])
+        for version in range(keys.shape[1]):
+            yield at + version, np.ascontiguousarray(found[:, version])
 
 
 def _verify(path: Path, commit: Commit, written: Mapping[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -80,14 +81,29 @@ class Rows:
         keys = digest_keys(self.digests)
         self._order = np.argsort(keys, kind="stable")
         self._keys = keys[self._order]
-        self._source = np.repeat(np.arange(len(sizes)), sizes)
         self._row = np.concatenate([np.arange(size) for size in sizes] or [np.arange(0)])
-        self._blocks: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+        # Blocks are numbered through all sources.
+        held = [-(-len(source.digests) // source.block_rows) for source in self._sources]
+        self._first_block = np.cumsum([0, *held])[:-1]
+        per_block = np.array([source.block_rows for source in self._sources], np.int64)
+        self._block_number = np.repeat(self._first_block, sizes) + self._row // np.repeat(
+            per_block, sizes
+        )
+        self._blocks: OrderedDict[int, np.ndarray] = OrderedDict()
         self._kept_bytes = 0
 
     def feature_shape(self) -> tuple[int, ...]:
         """Return the shape of one row; there must be one."""
-        return self._block(0, 0).shape[1:]
+        return self._a_row.shape
+
+    def row_bytes(self) -> int:
+        """Return the size of one row; there must be one."""
+        return self._a_row.nbytes
+
+    @functools.cached_property
+    def _a_row(self) -> np.ndarray:
+        row: np.ndarray = self._block(0)[0][0].copy()  # the block need not stay
+        return row
 
     def gather(self, digests: np.ndarray) -> np.ndarray:
         """Return the features of (n, 32) digests in their order, as (n, *feature_shape).
@@ -105,36 +121,39 @@ class Rows:
         found[found] = self._keys[at[found]] == wanted[found]
         if not found.all():
             raise KeyError(digests[~found][0].tobytes().hex())
-        where = self._order[at]
-        sources, rows = self._source[where], self._row[where]
-        out: np.ndarray | None = None
-        for source in np.unique(sources):
-            block_rows = self._sources[source].block_rows
-            mine = np.flatnonzero(sources == source)
-            for block in np.unique(rows[mine] // block_rows):
-                take = mine[rows[mine] // block_rows == block]
-                values = self._block(int(source), int(block))
-                if out is None:
-                    out = np.empty((len(digests), *values.shape[1:]), values.dtype)
-                out[take] = values[rows[take] - block * block_rows]
-        if out is None:
+        if not len(digests):
             raise KeyError("no digest given")
+        where = self._order[at]
+        blocks = self._block_number[where]
+        each, first, mine = np.unique(blocks, return_index=True, return_inverse=True)
+        # What is kept first, before another block drops it; then as the digests come, so that the
+        # block that the next ones go on in is read last.
+        kept = [int(number) in self._blocks for number in each]
+        out: np.ndarray | None = None
+        for which in sorted(range(len(each)), key=lambda which: (not kept[which], first[which])):
+            values, start = self._block(int(each[which]))
+            if out is None:
+                out = np.empty((len(digests), *values.shape[1:]), values.dtype)
+            take = np.flatnonzero(mine == which)
+            out[take] = values[self._row[where[take]] - start]
+        assert out is not None
         return out
 
-    def _block(self, source: int, block: int) -> np.ndarray:
-        key = (source, block)
-        if key in self._blocks:
-            self._blocks.move_to_end(key)
-            return self._blocks[key]
-        rows = self._sources[source]
-        start = block * rows.block_rows
-        values = rows.read(start, min(start + rows.block_rows, len(rows.digests)))
-        self._blocks[key] = values
+    def _block(self, number: int) -> tuple[np.ndarray, int]:
+        """Return a block's rows, and which row of its source is the first of them."""
+        at = int(np.searchsorted(self._first_block, number, side="right")) - 1
+        source = self._sources[at]
+        start = (number - int(self._first_block[at])) * source.block_rows
+        if number in self._blocks:
+            self._blocks.move_to_end(number)
+            return self._blocks[number], start
+        values = source.read(start, min(start + source.block_rows, len(source.digests)))
+        self._blocks[number] = values
         self._kept_bytes += values.nbytes
         while self._kept_bytes > _KEPT_BYTES and len(self._blocks) > 1:
             _, dropped = self._blocks.popitem(last=False)
             self._kept_bytes -= dropped.nbytes
-        return values
+        return values, start
 
 
 def existing_rows(

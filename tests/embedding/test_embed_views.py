@@ -275,6 +275,33 @@ def test_what_was_staged_is_kept_when_views_are_raised_midway(embed, photos):
     assert list((embed.cache / STAGING).iterdir()) == []
 
 
+def test_a_commit_reads_each_staged_shard_once_whatever_is_kept(embed, monkeypatch):
+    from featurestore.embedding import embed as module
+    from featurestore.embedding import rows
+    from featurestore.stores.staging import StagedShard
+
+    read, plan, features = [], module.plan_embedding, StagedShard.read
+    monkeypatch.setattr(
+        module, "plan_embedding", lambda manifest, **given: plan(manifest, **given, unit_rows=6)
+    )
+    monkeypatch.setattr(rows, "_KEPT_BYTES", 1)
+    monkeypatch.setattr(StagedShard, "read", lambda self: read.append(self.path) or features(self))
+    assert embed(views=3).views_computed == 48
+    assert len(set(read)) > 8
+    assert len(read) <= len(set(read)) + 3  # one for the shape, one for each other split
+
+
+@pytest.mark.parametrize("limit", [1, 400, 1_000_000])
+def test_how_many_versions_are_gathered_at_once_changes_no_byte(
+    embed, photos, tmp_path, monkeypatch, limit
+):
+    from featurestore.embedding import commit
+
+    expected = TinyEmbedder(photos, tmp_path / "other")(views=3).path
+    monkeypatch.setattr(commit, "_GATHERED_BYTES", limit)
+    assert stored(embed(views=3).path) == stored(expected)
+
+
 def test_embedding_with_views_and_without_go_on_beside_each_other(embed, photos):
     clean = embed(dry_run=True).feature_set
     embed(views=1)

@@ -53,3 +53,12 @@ def test_rows_in_order_are_read_once():
     for start in range(0, 100, 10):
         rows.gather(digests(range(start, start + 10)))
     assert source.read_rows == 100
+
+
+def test_what_is_kept_is_used_before_it_is_dropped(monkeypatch):
+    monkeypatch.setattr("featurestore.embedding.rows._KEPT_BYTES", 1)  # the last block alone
+    sources = [Source(list(range(at, at + 4))) for at in (8, 0, 4)]
+    rows = Rows(sources)
+    for wanted in ([0, 1, 2], [3, 4], [5, 8], [9, 10, 11]):
+        rows.gather(digests(wanted))
+    assert [source.read_rows for source in sources] == [4, 4, 4]
