@@ -157,7 +157,8 @@ class Recipe:
         Raises
         ------
         Conflict
-            The recipe was written by a newer version, or its fields are not this version's.
+            The recipe was written by a newer version, or its fields or their values are not this
+            version's.
         """
         version = fields.get("version")
         if not isinstance(version, int) or version > RECIPE_VERSION:
@@ -177,11 +178,18 @@ class Recipe:
         values = {name: value for name, value in fields.items() if name != "version"}
         values["size"] = (int(size[0]), int(size[1]))
         augmentation = fields["augmentation"]
-        if augmentation is not None:
-            if not isinstance(augmentation, Mapping):
-                raise Conflict(f"recipe augmentation: expected an object, found {augmentation!r}")
-            values["augmentation"] = Views.from_dict(augmentation)
-        return cls(**values)  # type: ignore[arg-type]  # values are checked above
+        if augmentation is not None and not isinstance(augmentation, Mapping):
+            raise Conflict(f"recipe augmentation: expected an object, found {augmentation!r}")
+        try:
+            if isinstance(augmentation, Mapping):
+                values["augmentation"] = Views.from_dict(augmentation)
+            return cls(**values)  # type: ignore[arg-type]  # values are checked above
+        except InvalidInput as error:
+            # Nobody typed it: a later version may draw by another rule or know another choice.
+            raise Conflict(
+                f"stored recipe: {error.message}",
+                next_step="upgrade featurestore: pip install -U featurestore",
+            ) from error
 
     @property
     def fingerprint(self) -> str:

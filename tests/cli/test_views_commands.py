@@ -1,6 +1,7 @@
 """Stored views as `fs compare` and `fs learning-curve` take them."""
 
 import json
+import shutil
 
 import pytest
 
@@ -77,3 +78,20 @@ def test_a_name_means_the_set_that_has_views_where_they_are_asked_for(tmp_path, 
 def test_views_are_for_heads_that_are_trained(cache, capsys):
     assert run(["compare", "varied", "--views", "2", "--cache", str(cache)]) == 2
     assert "--views" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("changed", ["rule", "interpolation"])
+def test_a_set_under_rules_of_another_version_does_not_hide_the_others(
+    cache, tmp_path, capsys, changed
+):
+    copy = tmp_path / "cache"
+    shutil.copytree(cache, copy)
+    (path,) = (copy / "varied").glob("*.zarr.json")
+    record = json.loads(path.read_bytes())
+    fields = record["recipe"] if changed in record["recipe"] else record["recipe"]["augmentation"]
+    fields[changed] = "another"
+    path.write_text(json.dumps(record))
+    assert run(["ls", "--cache", str(copy)]) == 6
+    out, err = capsys.readouterr()
+    assert "plain/" in out
+    assert "another" in err and "upgrade featurestore" in err
