@@ -70,7 +70,7 @@ def embed(
         if value is not None and options["views"] is None:
             raise click.UsageError(f"{flag}: it is for --views K, which is not given")
     augmentation = None if augment is None else parse_augmentation(augment)
-    if augment is not None and augmentation is None:
+    if augment is not None and (augmentation is None or augmentation.changes_nothing):
         raise click.UsageError(f"--augment {augment}: views of it would be the images themselves")
     others = {name: value for name, value in options.items() if name not in RECIPE_OPTIONS}
     settings = EmbedSettings(

@@ -80,6 +80,11 @@ class Augmentation:
         ):
             raise InvalidInput(f"augmentation, fill: expected 0 to 255, found {self.fill!r}")
 
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether every version is the image itself."""
+        return not self.flip and all(getattr(self, name) == 0 for name in _NUMBERS)
+
     def to_dict(self) -> dict[str, object]:
         """Return the fields as canonical JSON has them: numbers as text, with the rule's name."""
         texts = {name: _text(getattr(self, name)) for name in _NUMBERS}

@@ -91,10 +91,20 @@ class EmbedSettings:
                 raise InvalidInput(f"{field}: expected at least 1, found {value}")
         if self.size is not None and min(self.size) < 1:
             raise InvalidInput(f"size: expected at least 1 pixel, found {self.size}")
-        if self.views is None and self.augmentation is not None:
+        for field, given in (
+            ("augmentation", self.augmentation is not None),
+            ("view_seed", self.view_seed != 0),
+        ):
+            if self.views is None and given:
+                raise InvalidInput(
+                    f"{field} is given and views are not",
+                    next_step="say how many views of each training image: --views K",
+                )
+        if self.augmentation is not None and self.augmentation.changes_nothing:
             raise InvalidInput(
-                "augmentation is given and views are not",
-                next_step="say how many views of each training image: --views K",
+                "augmentation: views without rotation, shift, shear, zoom and flip would be the "
+                "images themselves",
+                next_step="give one of them a range, such as rotation=20",
             )
         self.drawn_views()
 

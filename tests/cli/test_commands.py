@@ -325,6 +325,11 @@ def test_doctor_reports_and_finds_a_missing_store(made, cache, tmp_path, capsys)
         (["embed", "x", "--view-seed", "0"], 2, "--views"),
         (["embed", "x", "--views", "0"], 2, "--views"),
         (["embed", "x", "--views", "2", "--augment", "none"], 2, "the images themselves"),
+        (
+            ["embed", "x", "--views", "2", "--augment", "only:flip=false"],
+            2,
+            "the images themselves",
+        ),
         (["embed", "x", "--views", "2", "--augment", "spin=3"], 3, "rotation=20"),
         (["verify", "x", "--seed", "0"], 2, "--recompute"),
         (["verify", "x", "--weights", "random:0"], 2, "--recompute"),

@@ -352,6 +352,16 @@ def test_a_training_split_of_broken_images_has_nothing_to_view(embed, photos):
         ({"views": 0}, "count: expected at least 1"),
         ({"views": 1, "view_seed": -1}, "seed: expected at least 0"),
         ({"augmentation": Augmentation()}, "views are not"),
+        ({"view_seed": 5}, "view_seed is given and views are not"),
+        (
+            {
+                "views": 2,
+                "augmentation": Augmentation(
+                    rotation=0, shift=0, shear=0, zoom=0, flip=False, fill=9
+                ),
+            },
+            "the images themselves",
+        ),
     ],
 )
 def test_settings_that_draw_nothing_are_refused(settings, said):
