@@ -12,7 +12,7 @@ import click
 
 from featurestore.errors import IntegrityError
 from featurestore.manifest import SPLITS
-from featurestore.training.checkpoints import find_unfinished
+from featurestore.training.checkpoints import Unfinished, find_unfinished
 from featurestore.training.fine_tune_settings import FineTuneRequest
 from featurestore.training.methods import (
     CACHED,
@@ -117,7 +117,10 @@ def runs(
     unfinished = find_unfinished(cache)
     if as_json:
         print_json(
-            {"runs": [_summary(run) for run in chosen], "unfinished_trainings": len(unfinished)}
+            {
+                "runs": [_summary(run) for run in chosen],
+                "unfinished_trainings": [_unfinished_fields(each) for each in unfinished],
+            }
         )
     elif chosen:
         _print_runs(chosen, split)
@@ -126,8 +129,7 @@ def runs(
     elif not found.problems:
         say(f"no run in {cache}; next: fs train NAME --head logistic")
     for training in unfinished:
-        state = "under way" if training.under_way else "stopped: its command goes on from there"
-        say(f"unfinished training, epoch {training.epoch}, {state}")
+        say(_unfinished_text(training))
     for problem in found.problems:
         say_error(problem)
     return min((problem.exit_code for problem in found.problems), default=0)
@@ -228,6 +230,21 @@ def model_bytes(run: Run) -> int | None:
 def _size_text(run: Run) -> str:
     size = model_bytes(run)
     return "gone" if size is None else bytes_text(size)
+
+
+def _unfinished_fields(training: Unfinished) -> dict[str, object]:
+    names = ("path_taken", "feature_set", "started_from", "epoch", "under_way")
+    return {name: getattr(training, name) for name in names}
+
+
+def _unfinished_text(training: Unfinished) -> str:
+    what = [training.path_taken or "of an unknown path"]
+    if training.feature_set is not None:
+        what.append(f"on {training.feature_set}")
+    if training.started_from is not None:
+        what.append(f"from {training.started_from}")
+    state = "under way" if training.under_way else "stopped: its command goes on from there"
+    return f"unfinished training: {' '.join(what)}, epoch {training.epoch}, {state}"
 
 
 def _summary(run: Run) -> dict[str, object]:

@@ -34,6 +34,7 @@ from featurestore.training.contract import UNREADABLE, Checkpoint
 
 UNFINISHED = ".unfinished"
 _VERSION = 1
+_FACTS = "training.json"
 _SUFFIX = ".checkpoint"
 _DIGEST = 64
 _STATE = "state"
@@ -119,6 +120,8 @@ def checkpoints_of(
 ) -> Iterator[CheckpointFolder]:
     """Give the checkpoints of a training while it goes on; they go when the block ends well.
 
+    Where the block raises before there is one, nothing stays of it either.
+
     Parameters
     ----------
     training
@@ -153,10 +156,13 @@ def checkpoints_of(
             folder.mkdir(parents=True)
             for parent in (folder.parent, folder.parent.parent, cache):
                 durable.sync_directory(parent)
-        durable.replace_file(
-            folder / "training.json", json.dumps(facts, indent=1, sort_keys=True).encode()
-        )
-        yield CheckpointFolder(folder, resumption=resumption)
+        durable.replace_file(folder / _FACTS, json.dumps(facts, indent=1, sort_keys=True).encode())
+        try:
+            yield CheckpointFolder(folder, resumption=resumption)
+        except BaseException:
+            if not any(folder.glob(f"*{_SUFFIX}")):
+                durable.remove(folder)  # refused, or stopped in its first epoch: nothing to go on
+            raise
         durable.remove(folder)
 
 
@@ -172,12 +178,17 @@ class Unfinished:
         When it was last written to, in seconds since 1970.
     lock
         Held by the process that is at it; whoever removes the folder holds it.
+    path_taken, feature_set, started_from
+        As of the run that it is to become; None where its description cannot be read.
     """
 
     path: Path
     epoch: int
     modified: float
     lock: Path
+    path_taken: str | None = None
+    feature_set: str | None = None
+    started_from: str | None = None
 
     @property
     def under_way(self) -> bool:
@@ -199,8 +210,21 @@ def find_unfinished(cache: Path) -> list[Unfinished]:
                 continue
             if file.suffix == _SUFFIX and file.stem.removeprefix("epoch-").isdigit():
                 epochs.append(int(file.stem.removeprefix("epoch-")))
-        found.append(Unfinished(path, max(epochs), max(times), path.with_suffix(".lock")))
+        lock = path.with_suffix(".lock")
+        found.append(Unfinished(path, max(epochs), max(times), lock, *_described(path / _FACTS)))
     return sorted(found, key=lambda each: (each.modified, each.path))
+
+
+def _described(path: Path) -> tuple[str | None, ...]:
+    """Return path, feature set and start of a training; it is for people, and may be damaged."""
+    try:
+        facts = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        facts = None
+    if not isinstance(facts, dict):
+        facts = {}
+    found = (facts.get(name) for name in ("path", "feature_set", "started_from"))
+    return tuple(each if isinstance(each, str) else None for each in found)
 
 
 @contextmanager

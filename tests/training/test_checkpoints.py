@@ -235,6 +235,27 @@ def test_unfinished_trainings_are_listed(tmp_path):
     assert [each.path for each in find_unfinished(tmp_path)] == [first.path]
 
 
+def test_unfinished_trainings_say_what_they_are(tmp_path):
+    kill_after_first(tmp_path, path="fine-tune", feature_set="photos/tiny", started_from="dense-1")
+    (found,) = find_unfinished(tmp_path)
+    told = (found.path_taken, found.feature_set, found.started_from)
+    assert told == ("fine-tune", "photos/tiny", "dense-1")
+    for damage in (b"{", b"[]", b'{"path": 3, "feature_set": {}}'):
+        (found.path / "training.json").write_bytes(damage)
+        (damaged,) = find_unfinished(tmp_path)
+        told = (damaged.path_taken, damaged.feature_set, damaged.started_from)
+        assert told == (None, None, None)
+        assert damaged.epoch == 1
+
+
+@pytest.mark.parametrize("error", [InvalidInput("an image has changed"), KeyboardInterrupt()])
+def test_nothing_stays_of_a_training_that_ended_before_its_first_checkpoint(tmp_path, error):
+    with pytest.raises(type(error)), open_training(tmp_path):
+        raise error
+    assert find_unfinished(tmp_path) == []
+    assert list((tmp_path / "runs" / ".unfinished").iterdir()) == []
+
+
 def test_forgotten_ones_are_garbage(tmp_path):
     kill_after_first(tmp_path)
     assert find_garbage(tmp_path) == []

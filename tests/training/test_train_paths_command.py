@@ -71,7 +71,17 @@ def test_a_killed_training_says_that_it_goes_on(photos, capsys, monkeypatch):
         assert run(["train", "photos", *END_TO_END]) == 130
     assert told == [1, 2]
     assert run(["runs"]) == 0
-    assert "unfinished training, epoch 1, stopped" in capsys.readouterr().err
+    name = "photos/tiny-16-blocks-fp32-w7692c3"
+    assert f"unfinished training: end-to-end on {name}, epoch 1, stopped" in capsys.readouterr().err
+    assert run(["runs", "--json"]) == 0
+    (unfinished,) = json.loads(capsys.readouterr().out)["unfinished_trainings"]
+    assert unfinished == {
+        "path_taken": "end-to-end",
+        "feature_set": name,
+        "started_from": None,
+        "epoch": 1,
+        "under_way": False,
+    }
     assert run(["train", "photos", *END_TO_END]) == 0
     assert "going on after epoch 1 of 2" in capsys.readouterr().err
     assert run(["train", "photos", *END_TO_END, "--restart"]) == 0
