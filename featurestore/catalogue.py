@@ -148,6 +148,8 @@ class Record:
                     "quarantine": tuple(Quarantined(**entry) for entry in fields["quarantine"]),
                 }
             )
+        except Conflict as error:
+            raise Conflict(f"{path}: {error.message}", next_step=error.next_step) from error
         except (KeyError, TypeError) as error:
             raise IntegrityError(
                 f"{path} lacks or adds fields of a feature set record: {error}",
