@@ -25,7 +25,7 @@ from featurestore_cli.recipe_options import RECIPE_OPTIONS, embed_fields, recipe
     "--views",
     type=click.IntRange(1),
     metavar="K",
-    help="Embed K augmented versions of each training image too.",
+    help="Embed K augmented versions of each training image too; a set that has more is kept.",
 )
 @click.option(
     "--augment",
@@ -97,6 +97,7 @@ def _fields(result: EmbedResult) -> dict[str, object]:
         "rows": dict(result.rows),
         "computed": result.computed,
         "reused": result.reused,
+        "views": result.views,
         "views_computed": result.views_computed,
         "views_reused": result.views_reused,
         "quarantined": len(result.quarantined),
@@ -120,6 +121,7 @@ def _print(result: EmbedResult) -> None:
     if viewed:
         fields = [
             fields[0],
+            ("  views", f"{result.views} of each training image"),
             (computed, f"{result.computed} images and {result.views_computed} views{speed}"),
             ("  reused", f"{result.reused} images and {result.views_reused} views"),
         ]

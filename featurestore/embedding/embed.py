@@ -316,14 +316,18 @@ class _Embedding:
             )
 
     def _committed(self, work: _Work) -> Record | None:
-        """Return the set that holds this dataset under this recipe already."""
+        """Return the set that holds this dataset under this recipe already, or more views of it.
+
+        A version with fewer views would become the current one, and `fs gc` remove the other.
+        """
         for record in work.records:
             unread = tuple(entry for entry in record.quarantine if entry.sha256 is None)
             if (
                 record.name == work.name
                 and record.store_format == self.settings.store
                 and record.source_fingerprint == work.manifest.fingerprint
-                and record.recipe == work.recipe
+                and record.recipe.clean == work.recipe.clean
+                and record.recipe.views_as(work.recipe) == _count(work.recipe)
                 and unread == work.lost
                 and record.store.exists()
             ):
@@ -365,6 +369,7 @@ class _Embedding:
             computed=computed.images,
             reused=sum(record.rows.values()) - computed.images,
             views_computed=computed.views,
+            views=record.views,
             views_reused=record.rows.get(VIEWED, 0) * record.views - computed.views,
             quarantined=record.quarantine,
             seconds=round(time.monotonic() - self.started, 3),
@@ -381,6 +386,7 @@ class _Embedding:
             rows=whole.rows,
             computed=plan.to_compute,
             reused=plan.reused + plan.repeated,
+            views=_count(work.recipe),
             views_computed=plan.views_to_compute,
             views_reused=plan.views_reused + plan.views_repeated,
             quarantined=work.lost + plan.quarantined,
@@ -388,6 +394,10 @@ class _Embedding:
             images_per_s=0.0,
             dry_run=True,
         )
+
+
+def _count(recipe: Recipe) -> int:
+    return 0 if recipe.augmentation is None else recipe.augmentation.count
 
 
 def _all_keys(manifest: Manifest, recipe: Recipe) -> np.ndarray:

@@ -33,7 +33,8 @@ class EmbedSettings:
     split
         Fractions such as ``0.7,0.15,0.15``, for a folder of class folders; `seed` goes with it.
     views
-        Number of augmented versions of each training image to embed too; None is none.
+        Number of augmented versions of each training image to embed too; None is none. A set of
+        the same images that has more is kept as it is.
     augmentation
         What they are drawn from; None is the default ranges. `view_seed` goes with it.
     name
@@ -139,6 +140,8 @@ class EmbedResult:
         Images that went through the network as they are (would go, after a dry run).
     reused
         Rows that took features computed earlier or for another row with the same bytes.
+    views
+        Views of each training image that the set has: as many as asked for, or more that it had.
     views_computed, views_reused
         The same of views, summed over the training images.
     images_per_s
@@ -155,6 +158,7 @@ class EmbedResult:
     seconds: float
     images_per_s: float
     dry_run: bool = False
+    views: int = 0
     views_computed: int = 0
     views_reused: int = 0
 
