@@ -291,7 +291,9 @@ class _Embedding:
         self, work: _Work, sources: Sequence[StagedRows | CommittedRows]
     ) -> None:
         """Keep two datasets whose folders have the same name from becoming versions of one."""
-        named = [record for record in work.records if record.name == work.name]
+        clean_name = f"{work.name.partition('/')[0]}/{work.recipe.clean.name}"
+        # With views it is called by the same prefix as without.
+        named = [record for record in work.records if record.clean_name == clean_name]
         if not named:
             return
         newest = max(named, key=lambda record: record.sequence)
@@ -310,7 +312,7 @@ class _Embedding:
         shared = int(np.isin(digest_keys(now), digest_keys(before)).sum())
         if 2 * shared < min(len(now), len(before)):
             raise Conflict(
-                f"{work.name} holds another dataset: expected {source}, found "
+                f"{newest.name} holds another dataset: expected {source}, found "
                 f"{self.dataset.resolve()}, which shares {shared} of {len(now)} images with it",
                 next_step="give this one a name of its own with --name NAME",
             )

@@ -493,6 +493,18 @@ def test_gc_keeps_the_newest_with_views_beside_the_clean_one(embed):
     assert embed(views=2).path == three.path
 
 
+def test_another_dataset_does_not_become_the_sibling_of_one(embed, tmp_path):
+    embed()
+    stranger = tmp_path / "elsewhere" / "photos"
+    write_image_folder(stranger, seed=1)
+    with pytest.raises(fs.Conflict, match="holds another dataset"):
+        embed(folder=stranger, views=2)
+    embed(folder=stranger, views=2, name="other")
+    embed(views=2)
+    with pytest.raises(fs.Conflict, match="holds another dataset"):
+        embed(folder=stranger, views=2, view_seed=1)
+
+
 def test_auto_precision_and_tiny_choices_are_asked_for_clean_recipes(embed):
     embed(views=1)
     recipe = Catalogue(embed.cache).find("photos").recipe
