@@ -63,8 +63,8 @@ def train_end_to_end(
     features
         The images under the recipe whose network they are run through.
     options
-        Of `memory_bytes` decoded images may take what the validation rows leave. `checkpoints` is
-        not used: they are kept below the cache.
+        `views` is None. Of `memory_bytes` decoded images may take what the validation rows leave.
+        `checkpoints` is not used: they are kept below the cache.
 
     Returns
     -------
@@ -73,7 +73,7 @@ def train_end_to_end(
     Raises
     ------
     InvalidInput
-        As `train`; the head is not dense; an image is gone or has changed.
+        As `train`; the head is not dense; views are asked for; an image is gone or has changed.
     Conflict
         The weights are not those of the feature set, or another process is at the same training.
     NotFound
@@ -84,6 +84,13 @@ def train_end_to_end(
             f"path {PATH}: expected head {DenseSettings.head}, found {settings.head}, which does "
             "not learn in steps that could each see another version of an image",
             next_step=f"--head {DenseSettings.head}, or embed with --views for other heads",
+        )
+    if options.views is not None:
+        raise InvalidInput(
+            f"path {PATH}: expected images that are augmented in every epoch, "
+            f"found {options.views} stored views",
+            next_step="leave views out and give an augmentation, or train on the views as they "
+            "are stored: fs train --path cached --views K",
         )
     present = {split: features[split] for split in features.splits if len(features[split])}
     check_trainable(features, present)

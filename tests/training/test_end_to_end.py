@@ -133,6 +133,12 @@ def test_another_training_does_not_go_on_from_it(photos, tmp_path, change, optio
     assert [each.epoch for each in find_unfinished(tmp_path)] == [1, 1]
 
 
+def test_stored_views_are_refused(photos, tmp_path):
+    with pytest.raises(InvalidInput, match="found 2 stored views") as caught:
+        end_to_end(photos, tmp_path, views=2)
+    assert "augmentation" in caught.value.next_step
+
+
 def test_other_heads_are_refused(photos, tmp_path):
     with pytest.raises(InvalidInput, match="expected head dense, found logistic") as caught:
         end_to_end(photos, tmp_path, settings=LogisticSettings())
