@@ -43,6 +43,8 @@ class OnDemandOptions:
     ----------
     weights
         As on the command line; None: those that a feature set of the recipe was embedded with.
+    other_weights
+        Where weights may be that no feature set of the recipe tells of, in the order to try.
     batch_size
         None is what suits the device.
     workers
@@ -56,6 +58,7 @@ class OnDemandOptions:
     """
 
     weights: str | None = None
+    other_weights: tuple[str, ...] = ()
     batch_size: int | None = None
     workers: int | None = None
     online_bytes: int = DEFAULT_ONLINE_BYTES
@@ -236,11 +239,12 @@ class OnDemand:
         """Return where the weights are: as told, or as a set's provenance says and still holds."""
         if self.options.weights is not None:
             return self.options.weights
-        labels = dict.fromkeys(
+        told = [
             str(record.provenance["weights"])
             for record in sorted(self._records, key=lambda record: -record.sequence)
             if "weights" in record.provenance
-        )
+        ]
+        labels = dict.fromkeys([*told, *self.options.other_weights])
         trouble = "no feature set of this recipe is in the cache to say where its weights are"
         for label in labels:
             try:

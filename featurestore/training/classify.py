@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from featurestore.catalogue import Catalogue, Record, set_fingerprint
 from featurestore.embedding.on_demand import Embedded, OnDemand, OnDemandOptions, Origin
 from featurestore.errors import IntegrityError
 from featurestore.recipe import Recipe
@@ -56,6 +57,9 @@ def classify_images(
     """
     recipe = recipe_of(run)
     head = run.load_head()
+    options = dataclasses.replace(
+        options, other_weights=(*options.other_weights, *_weights_of_start(run, cache))
+    )
     with OnDemand(
         recipe, cache=cache, feature_shape=run.features.feature_shape, options=options
     ) as on_demand:
@@ -81,6 +85,27 @@ def recipe_of(run: Run) -> Recipe:
             next_step=f"do not use it: fs rm {run.id}, then fs train again",
         )
     return recipe.clean
+
+
+def judged_on(run: Run, *, cache: Path) -> Record | None:
+    """Return the newest feature set that a run is compared by: of a fine-tuning, its start's.
+
+    A fine-tuning that ran on images may have no set of its own; this one has its images, and was
+    embedded with its weights.
+    """
+    found = [
+        record
+        for record in Catalogue(cache).records()
+        if set_fingerprint(record.manifest_fingerprint, record.recipe.clean)
+        == run.features.comparable
+    ]
+    return max(found, key=lambda record: record.sequence, default=None)
+
+
+def _weights_of_start(run: Run, cache: Path) -> tuple[str, ...]:
+    record = judged_on(run, cache=cache)
+    label = None if record is None else record.provenance.get("weights")
+    return () if label is None else (str(label),)
 
 
 def _classified(head: Head, block: list[Embedded]) -> Iterator[Classified]:

@@ -8,16 +8,16 @@ Else images are run through it, and what trains is the same code with the same n
 from __future__ import annotations
 
 import dataclasses
-import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from featurestore.backbones.quiet import quiet_startup
 from featurestore.backbones.table import get_spec
 from featurestore.backbones.weights import parse_weights
-from featurestore.catalogue import Catalogue, Record, dataset_name
+from featurestore.catalogue import Catalogue, Record
 from featurestore.embedding.backbone import network_of
+from featurestore.embedding.command import embed_command, with_views
 from featurestore.errors import InvalidInput, NotFound
 from featurestore.features import FeatureSet, open_record
 from featurestore.recipe import Recipe
@@ -37,6 +37,7 @@ from featurestore.training.streamed import (
 )
 from featurestore.training.streamed_features import StreamedFeatures
 from featurestore.training.train import Passage, TrainOptions, train
+from featurestore.training.views import USUAL_VIEWS
 
 if TYPE_CHECKING:
     from featurestore.backbones.network import Network
@@ -109,10 +110,11 @@ def fine_tune(
     Raises
     ------
     InvalidInput
-        The starting run has another head or was a control; no layer is of that name; as `train`.
+        The starting run has another head or was a control, or a control is asked for; no layer is
+        of that name; sets with other views will do equally; as `train`.
     NotFound
-        The starting run's feature set, its images or its weights are gone, or no set with views is
-        embedded at the last frozen layer.
+        The starting run's feature set, its images or its weights are gone, or no set with so many
+        views is embedded at the last frozen layer.
     Conflict
         The weights are not those of the starting run, or another process is at the same training.
     """
@@ -121,6 +123,9 @@ def fine_tune(
     with open_record(_starting_record(start, cache)) as source:
         plan = _plan(work, source)
         record = _committed(work, plan, source)
+        if work.request.every_view and record is not None:
+            seen = dataclasses.replace(options, views=record.views)
+            work = dataclasses.replace(work, options=seen)
         if request.tell is not None:
             request.tell(_told(work, plan, source, record))
         if record is None:
@@ -143,7 +148,13 @@ def _check(work: _Work) -> None:
             f"run {start.id} is a control: its head has learned shuffled labels",
             next_step="start from a run without --shuffle-labels",
         )
-    if work.options.views is not None and work.streaming.augmentation is not None:
+    if work.options.shuffle_labels:
+        raise InvalidInput(
+            "a fine-tuning with shuffled labels is no control: it starts from a head that has "
+            "learned the true ones",
+            next_step=f"fs train {start.features.name} --head {start.head} --shuffle-labels is one",
+        )
+    if _wants_views(work) and work.streaming.augmentation is not None:
         raise InvalidInput(
             "expected stored views, or images augmented in every epoch; found both",
             next_step="leave out --views or --augment",
@@ -227,34 +238,62 @@ def _settings(work: _Work, recipe: Recipe, cut: str) -> FineTuneSettings:
     )
 
 
-def _committed(work: _Work, plan: _Plan, source: FeatureSet) -> Record | None:
-    """Return the newest set of the same images at the cut; with views if, and only if, asked for.
+def _wants_views(work: _Work) -> bool:
+    return work.request.every_view or work.options.views is not None
 
-    Where none is without views, the rows of one that has them are the same.
+
+def _committed(work: _Work, plan: _Plan, source: FeatureSet) -> Record | None:
+    """Return the set of the same images at the cut that is trained on; None where none will do.
+
+    That is the one that was named, or the newest: with enough views if views are asked for, else
+    one without, if there is one. The rows of one with views are the same.
 
     Raises
     ------
     NotFound
-        Views are asked for and no set has any.
+        Views are asked for and no set has enough.
+    InvalidInput
+        Sets have enough whose views are drawn from other ranges, or by another seed.
     """
-    asked = work.options.views is not None
     found = [
         record
         for record in Catalogue(work.cache).records()
         if record.recipe.clean == plan.recipe
         and record.manifest_fingerprint == source.manifest_fingerprint
-        and (record.recipe.augmentation is not None or not asked)
     ]
-    if asked and not found:
-        raise NotFound(
-            f"no views of these images are embedded at layer {plan.recipe.layer}",
-            next_step=f"{_embed_command(work, plan, source)} --views {work.options.views}",
+    found = [each for each in found if each.fingerprint == work.request.features] or found
+    if not _wants_views(work):
+        return max(found, key=lambda each: (not each.views, each.sequence), default=None)
+    least = work.options.views or 1
+    enough = [record for record in found if record.views >= least]
+    if not enough:
+        raise _too_few_views(work, plan, source, found)
+    by_drawing = {
+        each.recipe.augmentation.drawn: each.name for each in enough if each.recipe.augmentation
+    }
+    if len(by_drawing) > 1:
+        names = sorted(by_drawing.values())
+        raise InvalidInput(
+            f"{len(names)} feature sets have views of these images at layer {plan.recipe.layer}, "
+            f"drawn from other ranges or by another seed: {', '.join(names)}",
+            next_step=f"say which: fs train {names[0]} --path {PATH} …",
         )
-    return max(
-        found,
-        key=lambda record: ((record.recipe.augmentation is not None) == asked, record.sequence),
-        default=None,
+    return max(enough, key=lambda each: each.sequence)
+
+
+def _too_few_views(
+    work: _Work, plan: _Plan, source: FeatureSet, found: Sequence[Record]
+) -> NotFound:
+    most = max(found, key=lambda each: (each.views, each.sequence), default=None)
+    layer = plan.recipe.layer
+    if most is None or not most.views:
+        message = f"no views of these images are embedded at layer {layer}"
+    else:
+        message = f"feature set {most.name}, of layer {layer}, has {most.views} views"
+    recipe = with_views(
+        plan.recipe if most is None else most.recipe, work.options.views or USUAL_VIEWS
     )
+    return NotFound(message, next_step=_embed_command(work, plan, source, recipe))
 
 
 def _told(work: _Work, plan: _Plan, source: FeatureSet, record: Record | None) -> str:
@@ -269,26 +308,17 @@ def _told(work: _Work, plan: _Plan, source: FeatureSet, record: Record | None) -
     )
 
 
-def _embed_command(work: _Work, plan: _Plan, source: FeatureSet) -> str:
+def _embed_command(
+    work: _Work, plan: _Plan, source: FeatureSet, recipe: Recipe | None = None
+) -> str:
     """Return what embeds the starting run's images at the cut, as it would be typed."""
-    recipe, provenance = plan.recipe, source.record.provenance
-    dataset = Path(work.streaming.images or str(provenance.get("source", "DATASET")))
-    height, width = recipe.size
-    words = [
-        *("fs", "embed", str(dataset), "--backbone", recipe.backbone, "--layer", recipe.layer),
-        *("--weights", plan.weights, "--size", f"{height}x{width}"),
-        *("--precision", recipe.precision),
-    ]
-    if recipe.interpolation != "bilinear":
-        words += ["--interpolation", recipe.interpolation]
-    if recipe.dtype != "float16":
-        words += ["--dtype", recipe.dtype]
-    if provenance.get("split"):
-        words += ["--split", str(provenance["split"]), "--seed", str(provenance.get("seed") or 0)]
-    given = dataset.stem if dataset.is_file() else dataset.name
-    if dataset_name(given) != source.record.dataset:
-        words += ["--name", source.record.dataset]
-    return shlex.join([*words, "--cache", str(work.cache)])
+    return embed_command(
+        source.record,
+        recipe=recipe or plan.recipe,
+        weights=plan.weights,
+        images=work.streaming.images,
+        cache=work.cache,
+    )
 
 
 def _from_images(work: _Work, plan: _Plan, source: FeatureSet) -> Run:

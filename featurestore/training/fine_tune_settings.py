@@ -35,6 +35,11 @@ class FineTuneRequest:
         training, and move their averages; the backbone's own dropout is then active too. False:
         they keep those of the pretrained weights, and learn their scale and offset alone. A batch
         of 20 is a poor estimate, and moved statistics undo what the frozen part was trained with.
+    features
+        Fingerprint of a feature set that is trained on if it is one of the last frozen layer; it
+        is how one of several with views is chosen. None: the newest that will do.
+    every_view
+        Train on all stored views of the set that is found, instead of `TrainOptions.views`.
     tell
         Told in words, before the training, from what it trains and how to make it faster.
     """
@@ -47,6 +52,8 @@ class FineTuneRequest:
     patience: int | None = None
     class_weight: str = "none"
     statistics: bool = False
+    features: str | None = None
+    every_view: bool = False
     tell: Callable[[str], None] | None = None
 
 

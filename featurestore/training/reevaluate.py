@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from featurestore.catalogue import Catalogue, Record
+from featurestore.embedding.command import embed_command
 from featurestore.embedding.plan import digest_keys
 from featurestore.errors import Conflict, NotFound
 from featurestore.features import FeatureSet, Split, open_record
-from featurestore.training.classify import recipe_of
+from featurestore.training.classify import judged_on, recipe_of
 from featurestore.training.evaluation import Metrics, Predictions, predict, score
 from featurestore.training.methods import FINE_TUNE
 from featurestore.training.runs import Run
@@ -139,15 +140,11 @@ def _holding(run: Run, same_images: Sequence[Record]) -> list[Record]:
 
 def _not_embedded(run: Run, cache: Path) -> NotFound:
     features = run.features
-    if run.path_taken == FINE_TUNE:
-        recipe = recipe_of(run)
-        height, width = recipe.size
+    if run.path_taken == FINE_TUNE and (start := judged_on(run, cache=cache)) is not None:
         return NotFound(
-            f"run {run.id} reads features of layer {recipe.layer}, the last that was frozen: "
-            f"feature set {features.name} is not in cache {cache}",
-            next_step=f"fs embed DATASET --backbone {recipe.backbone} --layer {recipe.layer} "
-            f"--size {height}x{width} --precision {recipe.precision}, with the weights of run "
-            f"{run.started_from}",
+            f"run {run.id} reads features of layer {recipe_of(run).layer}, the last that was "
+            f"frozen, which are not in cache {cache}: it was trained on images",
+            next_step=embed_command(start, recipe=recipe_of(run), cache=cache),
         )
     return NotFound(
         f"run {run.id} was trained on feature set {features.name} "

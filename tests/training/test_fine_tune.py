@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shlex
+import shutil
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from featurestore.features import open_record
 from featurestore.testing.images import write_image_folder
 from featurestore.training.classify import classify_images
 from featurestore.training.fine_tune import FineTuneRequest, fine_tune
+from featurestore.training.reevaluate import reevaluate
 from featurestore.training.runs import load_run
 from featurestore.training.settings import DenseSettings, LogisticSettings
 from featurestore.training.streamed import StreamOptions
@@ -84,6 +86,28 @@ def assert_same_fit(one, other):
         np.testing.assert_array_equal(
             one.predictions(split).probabilities, other.predictions(split).probabilities
         )
+
+
+def test_a_run_that_was_streamed_is_used_without_features_of_its_layer(place, tmp_path, capsys):
+    # First in this module: nothing is embedded at the cut yet.
+    run, _ = place.fine_tune(epochs=1)
+    cache = shutil.copytree(place.cache, tmp_path / "cache")
+    recorded = run.predictions("test")
+    paths = [place.photos / str(name) for name in recorded.sample_ids]
+    options = OnDemandOptions(online_bytes=0)
+    found = list(classify_images(run, paths, cache=cache, options=options))
+    assert {each.origin for each in found} == {"computed"}
+    np.testing.assert_allclose(
+        np.stack([each.probabilities for each in found]), recorded.probabilities, atol=1e-5
+    )
+    with pytest.raises(NotFound, match=f"of layer {CUT}") as caught:
+        reevaluate(run, cache=cache, on=None, split="test")
+    command = shlex.split(caught.value.next_step)
+    assert command[:2] == ["fs", "embed"]
+    assert fs([*command[1:], "--json"]) == 0
+    embedded = json.loads(capsys.readouterr().out)
+    again = reevaluate(run, cache=cache, on=None, split="test")
+    assert again.fingerprint == embedded["fingerprint"] and again.reproduction.reproduced
 
 
 def test_cached_and_streamed_are_one_fit(place, capsys):
@@ -159,15 +183,16 @@ def test_a_training_that_stopped_goes_on(place):
     assert_same_fit(resumed, undisturbed)
 
 
-def test_early_stopping_and_shuffled_labels(place):
-    run, _ = place.fine_tune(
-        epochs=4,
-        patience=1,
-        learning_rate=1.0,
-        options=TrainOptions(seed=2, shuffle_labels=True),
-    )
-    assert run.shuffled_labels
+def test_early_stopping(place):
+    run, _ = place.fine_tune(epochs=4, patience=1, learning_rate=1.0, options=TrainOptions(seed=2))
     assert run.chosen["epoch"] <= len(run.history["train_loss"]) <= 4
+
+
+def test_shuffled_labels_are_refused(place):
+    # The head that it starts from has learned the true labels: its scores are not those of chance.
+    with pytest.raises(InvalidInput, match="no control") as caught:
+        place.fine_tune(options=TrainOptions(shuffle_labels=True))
+    assert "--shuffle-labels" in caught.value.next_step
 
 
 def test_other_starts_are_refused(place):
