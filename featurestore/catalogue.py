@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from featurestore.augmentation import Augmentation
 from featurestore.digests import fingerprint
 from featurestore.errors import (
     Conflict,
@@ -22,7 +23,7 @@ from featurestore.errors import (
     NotFound,
 )
 from featurestore.names import is_unicode, nfc
-from featurestore.recipe import Recipe
+from featurestore.recipe import Recipe, Views
 from featurestore.state import CACHE_MARKER
 from featurestore.stores import SUFFIXES, durable
 from featurestore.stores.version import NEWEST_VERSION, version_for
@@ -195,6 +196,15 @@ def staging_path(cache: Path, name: str, recipe: Recipe) -> Path:
     if views is not None:
         recipe = dataclasses.replace(recipe, augmentation=dataclasses.replace(views, count=1))
     return cache / STAGING / f"{name.partition('/')[0]}--{recipe.fingerprint[:16]}"
+
+
+def sibling_staging(cache: Path, name: str, recipe: Recipe) -> Path:
+    """Return where shards lie that may have rows of `name` too, of an unfinished sibling.
+
+    With views that is the clean recipe's staging, without that of the usual views.
+    """
+    usual = Views(augmentation=Augmentation(), count=1) if recipe.augmentation is None else None
+    return staging_path(cache, name, dataclasses.replace(recipe, augmentation=usual))
 
 
 def checksums_path(store: Path) -> Path:

@@ -20,6 +20,7 @@ from featurestore.catalogue import (
     dataset_name,
     lock_path,
     set_fingerprint,
+    sibling_staging,
     staging_path,
 )
 from featurestore.datasets import ScanOptions, build_manifest, scan_dataset
@@ -171,6 +172,10 @@ class _Embedding:
 
     def _compute(self, work: _Work, choice: ChoosesBackbone, readers: ExitStack) -> EmbedResult:
         manifest = work.manifest
+        sibling = Staging(sibling_staging(self.cache, work.name, work.recipe))
+        if not self.settings.dry_run and sibling.path.is_dir():
+            self.progress.phase("checking what a stopped embedding has left")
+            work.staging.adopt(sibling)
         # A dry run holds no lock: what looks like a leftover may be another process's next shard.
         sources, known = existing_rows(
             work.staging,
@@ -179,6 +184,8 @@ class _Embedding:
             readers=readers,
             remove_leftovers=not self.settings.dry_run,
         )
+        if self.settings.dry_run:
+            sources += map(StagedRows, sibling.shards(remove_leftovers=False))
         rows = Rows(sources)
         plan = self._plan(work, rows, known)
         self._strict(plan.quarantined)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -160,12 +161,37 @@ class Staging:
         """
         found = []
         for path in sorted(self._own_files()):
-            shard = _open_shard(path) if _SHARD_NAME.fullmatch(path.name) else None
+            try:
+                shard = _open_shard(path) if _SHARD_NAME.fullmatch(path.name) else None
+            except FileNotFoundError:
+                continue  # without the lock: cleared by its owner
             if shard is not None:
                 found.append(shard)
             elif remove_leftovers:
                 durable.remove(path)
         return found
+
+    def adopt(self, other: Staging) -> None:
+        """Take in another staging's shards too, which it keeps.
+
+        No lock of `other` is needed. A shard that its owner clears meanwhile, or whose bytes are
+        not those of its checksum, is left out.
+        """
+        for shard in other.shards(remove_leftovers=False):
+            target = self.path / shard.path.name
+            if target.exists():
+                continue
+            try:
+                features = shard.read()
+                self._make_directory()
+                try:
+                    os.link(shard.path, target)  # a shard is never changed, only removed
+                except OSError:  # gone, or a file system without links
+                    self.put(
+                        digests=shard.digests, features=features, quarantined=shard.quarantined
+                    )
+            except (FileNotFoundError, IntegrityError):
+                continue
 
     def clear(self) -> None:
         """Remove all shards, and the directory unless something else is in it."""
@@ -175,11 +201,13 @@ class Staging:
             self.path.rmdir()
 
     def _own_files(self) -> list[Path]:
-        if not self.path.is_dir():
+        try:
+            paths = list(self.path.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
             return []
         return [
             path
-            for path in self.path.iterdir()
+            for path in paths
             if _SHARD_NAME.fullmatch(path.name) or path.name.startswith(durable.TEMPORARY_PREFIX)
         ]
 

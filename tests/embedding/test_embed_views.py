@@ -276,6 +276,69 @@ def test_what_was_staged_is_kept_when_views_are_raised_midway(embed, photos):
     assert list((embed.cache / STAGING).iterdir()) == []
 
 
+def stopped(embed, at, **settings):
+    """Embed in units of 6 rows until so many images went through the network."""
+    from featurestore.embedding import embed as module
+
+    def stop(images_before):
+        if images_before >= at:
+            raise KeyboardInterrupt
+
+    plan = module.plan_embedding
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            module, "plan_embedding", lambda manifest, **given: plan(manifest, **given, unit_rows=6)
+        )
+        with pytest.raises(KeyboardInterrupt):
+            embed(before=stop, **settings)
+    return sorted((embed.cache / STAGING).rglob("*.shard"))
+
+
+@pytest.mark.parametrize(("first", "second"), [({}, {"views": 2}), ({"views": 2}, {})])
+def test_what_was_staged_without_views_is_used_with_them_and_the_other_way(embed, first, second):
+    left = stopped(embed, 24, **first)
+    assert left
+    planned = embed(dry_run=True, **second)
+    assert planned.reused > 0
+    assert sorted((embed.cache / STAGING).rglob("*.shard")) == left
+    result = embed(**second)
+    assert (result.computed, result.reused) == (planned.computed, planned.reused)
+    verify_set(record_of(embed, result), recompute=1000, network=lambda recipe: TinyNetwork())
+    # It is still there for its own embedding to go on from.
+    assert sorted((embed.cache / STAGING).rglob("*.shard")) == left
+    embed(**first)
+    assert list((embed.cache / STAGING).iterdir()) == []
+
+
+@pytest.mark.parametrize("trouble", ["flip", "gone", "short"])
+def test_a_shard_of_the_other_staging_that_fails_is_computed_instead(embed, monkeypatch, trouble):
+    left = stopped(embed, 24)
+    if trouble == "gone":  # cleared by its owner after it was listed
+        from featurestore.stores.staging import Staging
+
+        link = Staging.adopt
+
+        def late(self, other):
+            real = other.shards
+
+            def listed(**given):
+                found = real(**given)
+                left[0].unlink()
+                return found
+
+            other.shards = listed
+            link(self, other)
+
+        monkeypatch.setattr(Staging, "adopt", late)
+    else:
+        content = bytearray(left[0].read_bytes())
+        content[-40] ^= 1
+        left[0].write_bytes(content if trouble == "flip" else content[:-1])
+    result = embed(views=1)
+    assert 0 < result.reused < 32
+    verify_set(record_of(embed, result), recompute=1000, network=lambda recipe: TinyNetwork())
+
+
 def test_a_commit_reads_each_staged_shard_once_whatever_is_kept(embed, monkeypatch):
     from featurestore.embedding import embed as module
     from featurestore.embedding import rows
