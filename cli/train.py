@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,10 +14,10 @@ import click
 
 from featurestore.augmentation import Augmentation
 from featurestore.catalogue import Quarantined
+from featurestore.embedding.command import embed_settings
 from featurestore.embedding.embed import embed as embed_dataset
 from featurestore.embedding.settings import EmbedSettings
-from featurestore.errors import InvalidInput, NotFound
-from featurestore.features import FeatureSet, open_features
+from featurestore.features import FeatureSet, open_features, open_record
 from featurestore.training.checkpoints import Resumption
 from featurestore.training.contract import NotConverged
 from featurestore.training.end_to_end import end_to_end_settings, train_end_to_end
@@ -29,6 +29,7 @@ from featurestore.training.streamed import StreamOptions
 from featurestore.training.train import TrainOptions
 from featurestore.training.train import train as train_head
 from featurestore.training.views import AskedViews, count_views
+from featurestore_cli.dataset_argument import Meant, is_path, meant_by, start_images
 from featurestore_cli.epoch_line import EpochLine
 from featurestore_cli.head_options import head_option, setting_options
 from featurestore_cli.options import cache_option, json_option, memory_option
@@ -91,7 +92,9 @@ def train(
     """Train a classifier on DATASET and record it as a run.
 
     DATASET is a feature set's name, or a folder or manifest file, which is embedded first unless it
-    is already. With --path fine-tune it may be left out: the run says what it was trained on.
+    is already: a folder that changed since is embedded again, as it was before. With --path
+    fine-tune it may be left out, since the run says what it was trained on; a name then chooses
+    among feature sets of the same images, and a folder says where the run's images lie.
 
     The test split is read once, after the fit. A training of images that is killed goes on from its
     last epoch when the same command is given again. Options that mean nothing for a path or a head
@@ -100,7 +103,7 @@ def train(
     given = {name: value for name, value in options.items() if value not in (None, ())}
     head = _head(head, path_taken)
     asked = _Asked(dataset, cache, path_taken, head, given)
-    asked.check(tensorboard)
+    asked.check(tensorboard, shuffle_labels=shuffle_labels)
     with progress_line() as show, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotConverged)  # said below, from the run's notes
         line = EpochLine(show)
@@ -139,12 +142,12 @@ class _Asked:
     head: str
     given: Mapping[str, Any]
 
-    def check(self, tensorboard: Path | None) -> None:
+    def check(self, tensorboard: Path | None, *, shuffle_labels: bool) -> None:
         """Refuse what means nothing, or is missing, before anything is read."""
         given, head = self.given, self.head
         if self.dataset is None and self.path != "fine-tune":
             raise click.UsageError("Missing argument 'DATASET'")
-        embeds = self.path != "fine-tune" and self._is_path()
+        embeds = self.path != "fine-tune" and is_path(self.dataset)
         foreign = foreign_options(
             list(given),
             path=self.path,
@@ -162,6 +165,11 @@ class _Asked:
         if head == "logistic" and "folds" in given and "tune" not in given:
             raise click.UsageError("--folds: only with --tune")
         if self.path == "fine-tune":
+            if shuffle_labels:
+                raise click.UsageError(
+                    "--shuffle-labels: no control with --path fine-tune, whose head has learned "
+                    "the true labels"
+                )
             for option, flag in (("start", "--from"), ("unfreeze", "--unfreeze")):
                 if option not in given:
                     raise click.UsageError(f"Missing option '{flag}' of --path fine-tune")
@@ -182,82 +190,66 @@ class _Asked:
                 return train_head(features, settings, cache=self.cache, options=options), lost
             dense = cast(DenseSettings, settings)
             line.expect(dense.epochs, len(features["train"]) if "train" in features.splits else 0)
+            streaming = self._streaming(line, Augmentation())
             run = train_end_to_end(
                 features,
                 dense,
                 cache=self.cache,
                 options=options,
-                streaming=self._streaming(line, Augmentation()),
+                streaming=dataclasses.replace(streaming, images=self._images(features)),
             )
             return run, lost
 
     def _fine_tune(self, options: TrainOptions, line: EpochLine) -> Run:
         start = find_run(self.given["start"], cache=self.cache)
+        views: AskedViews | None = self.given.get("views")
+        meant = start_images(
+            self.dataset,
+            start,
+            cache=self.cache,
+            images=self.given.get("images"),
+            with_views=views is not None,
+        )
         names = {field.name for field in dataclasses.fields(FineTuneRequest)} - {"unfreeze"}
         request = FineTuneRequest(
             unfreeze=tuple(
                 name.strip() for text in self.given["unfreeze"] for name in text.split(",")
             ),
             **{name: value for name, value in self.given.items() if name in names},
+            features=meant.features,
+            every_view=views == "all",
             tell=say,
         )
         line.expect(request.epochs, start.features.rows.get("train", 0))
-        streaming = self._streaming(line, None)
-        if self._is_path():
-            streaming = dataclasses.replace(streaming, images=Path(str(self.dataset)))
-        elif self.dataset is not None:
-            _check_dataset(start, self.dataset, self.cache)
-        views = self.given.get("views")
-        if views == "all":
-            raise click.UsageError("--views all: --path fine-tune takes a number")
         return fine_tune(
             start,
             request,
             cache=self.cache,
-            options=dataclasses.replace(options, views=views),
-            streaming=streaming,
+            options=options if views == "all" else dataclasses.replace(options, views=views),
+            streaming=dataclasses.replace(self._streaming(line, None), images=meant.images),
         )
 
     def _of_head(self) -> dict[str, object]:
         names = setting_names(self.head)
         return {name: value for name, value in self.given.items() if name in names}
 
-    def _is_path(self) -> bool:
-        return self.dataset is not None and Path(self.dataset).exists()
-
-    @contextmanager
-    def _named(self) -> Iterator[FeatureSet | None]:
-        """Give the feature set that is meant by its name, if it is one.
-
-        Where a folder of that name lies too, the beginning of a name does not do.
-        """
-        asked = str(self.dataset)
-        if self._is_path() and any(name in self.given for name in EMBED_OPTIONS):
-            yield None
-            return
-        try:
-            opened = open_features(asked, cache=self.cache)
-        except (NotFound, InvalidInput):
-            if not self._is_path():
-                raise
-            yield None
-            return
-        with opened as features:
-            exact = asked in (features.name, features.name.partition("/")[0])
-            yield features if exact or not self._is_path() else None
-
     def _open(self, stack: ExitStack) -> tuple[FeatureSet, tuple[Quarantined, ...]]:
-        features = stack.enter_context(self._named())
-        if features is not None:
-            return features, ()
-        check_split(Path(str(self.dataset)), self.given, cache=self.cache)
-        settings = EmbedSettings(
-            **embed_fields(self.given),
-            seed=self.given.get("split_seed", 0),
-            workers=self.given.get("workers"),
-        )
+        asked, meant = str(self.dataset), Meant()
+        if not (is_path(asked) and any(name in self.given for name in EMBED_OPTIONS)):
+            meant = meant_by(asked, cache=self.cache, with_views="views" in self.given)
+        if meant.record is not None and not meant.changed:
+            return stack.enter_context(open_record(meant.record)), ()
+        if meant.record is None:
+            check_split(Path(asked), self.given, cache=self.cache)
+            settings = EmbedSettings(
+                **embed_fields(self.given), seed=self.given.get("split_seed", 0)
+            )
+        else:
+            say(f"{asked} is not as it was embedded: what is new is embedded now")
+            settings = embed_settings(meant.record)
+        settings = dataclasses.replace(settings, workers=self.given.get("workers"))
         with progress_for(sys.stderr) as progress:
-            result = embed_dataset(str(self.dataset), settings, cache=self.cache, progress=progress)
+            result = embed_dataset(asked, settings, cache=self.cache, progress=progress)
         say(f"feature set {result.feature_set}: {result.computed} images embedded")
         return stack.enter_context(open_features(result.fingerprint, cache=self.cache)), (
             result.quarantined
@@ -265,7 +257,18 @@ class _Asked:
 
     def _views(self, features: FeatureSet) -> int | None:
         asked: AskedViews | None = self.given.get("views")
-        return None if asked is None else count_views(features.name, features.recipe, asked)
+        if asked is None:
+            return None
+        return count_views(features.name, features.recipe, asked, record=features.record)
+
+    def _images(self, features: FeatureSet) -> Path | None:
+        """Return where the images lie: as told, or in DATASET if it is not a name for the set."""
+        told: Path | None = self.given.get("images")
+        if told is not None or not is_path(self.dataset):
+            return told
+        by_name = self.dataset in (features.name, features.name.partition("/")[0])
+        recorded = Path(str(features.record.provenance.get("source", "")))
+        return None if by_name and recorded.exists() else Path(str(self.dataset))
 
     def _streaming(self, line: EpochLine, augmentation: Augmentation | None) -> StreamOptions:
         (augmentation,) = self.given.get("augment", (augmentation,))
@@ -296,14 +299,3 @@ class _Asked:
 def _of_other_path(options: list[str]) -> bool:
     known = {name for head in HEADS for name in setting_names(head)}
     return not {*known, "tensorboard", "parameters"}.intersection(options)
-
-
-def _check_dataset(start: Run, name: str, cache: Path) -> None:
-    with open_features(name, cache=cache) as features:
-        found = features.manifest_fingerprint
-    if found != start.features.manifest_fingerprint:
-        raise InvalidInput(
-            f"run {start.id} was trained on the images of {start.features.name}, "
-            f"and {name} has others",
-            next_step="leave DATASET out, or start from a run on it",
-        )

@@ -94,7 +94,7 @@ def _is_number(value: object) -> TypeGuard[float]:
 
 def _next(run: Run) -> str:
     dataset = run.features.name.partition("/")[0]
-    if run.path_taken != "cached":
+    if run.path_taken != "cached" or run.augmentation is not None:
         return f"fs compare {dataset}"
     other = next(head for head in HEADS if head != run.head)
     return f"fs train {run.features.name} --head {other}"

@@ -6,10 +6,11 @@ from functools import cached_property
 from pathlib import Path
 
 from featurestore.catalogue import Record
-from featurestore.datasets import ScanOptions, scan_dataset
+from featurestore.datasets import ScanOptions, build_manifest, scan_dataset
 from featurestore.digests import sha256_hex
 from featurestore.errors import FeatureStoreError, InvalidInput
 from featurestore.images import HEAD_BYTES, UnreadableImage, check_readable
+from featurestore.state import StateFile
 
 
 class SourceImageMissing(InvalidInput):
@@ -18,6 +19,32 @@ class SourceImageMissing(InvalidInput):
     def __init__(self, sample_id: str, reason: str) -> None:
         super().__init__(f"image {sample_id}: {reason}")
         self.reason = reason
+
+
+def holds_images(dataset: Path, record: Record, *, state: StateFile | None = None) -> bool:
+    """Return whether a folder or manifest file has the images of a committed set, and no others.
+
+    That is their bytes, names, labels and splits. Images that were quarantined do not count.
+
+    Parameters
+    ----------
+    state
+        Remembers digests, so that only files that are new to it are read.
+
+    Raises
+    ------
+    Conflict
+        A file kept changing while it was read.
+    """
+    try:
+        scan = scan_dataset(dataset, options=_scan_options(record))
+        manifest = build_manifest(scan, state=state).manifest
+    except InvalidInput:
+        return False  # it is no dataset at all, or not one file can be read
+    whole = manifest.without({entry.sha256 for entry in record.quarantine if entry.sha256})
+    return bool(whole.splits) and (
+        whole.only_classes_with_rows().fingerprint == record.manifest_fingerprint
+    )
 
 
 class SourceImages:
@@ -30,7 +57,7 @@ class SourceImages:
     """
 
     def __init__(self, record: Record, dataset: Path | None = None) -> None:
-        self._provenance = record.provenance
+        self._record = record
         self.dataset = dataset or Path(str(record.provenance.get("source", "")))
 
     def read(self, sample_id: str, *, sha256: str) -> bytes:
@@ -57,15 +84,19 @@ class SourceImages:
 
     @cached_property
     def _listed(self) -> dict[str, Path]:
-        split = self._provenance.get("split")
-        options = ScanOptions(
-            split=str(split) if split else None, seed=int(str(self._provenance.get("seed") or 0))
-        )
         try:
-            entries = scan_dataset(self.dataset, options=options).entries
+            entries = scan_dataset(self.dataset, options=_scan_options(self._record)).entries
         except FeatureStoreError:
             return {}  # no longer the dataset it was: what lies at its id is all there is
         return {entry.sample_id: Path(entry.path) for entry in entries}
+
+
+def _scan_options(record: Record) -> ScanOptions:
+    """Return the options that the dataset of a record was scanned with."""
+    split = record.provenance.get("split")
+    return ScanOptions(
+        split=str(split) if split else None, seed=int(str(record.provenance.get("seed") or 0))
+    )
 
 
 def _read(path: Path, sample_id: str, sha256: str) -> bytes:

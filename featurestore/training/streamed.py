@@ -17,8 +17,10 @@ import numpy as np
 
 from featurestore.augmentation import Augmentation
 from featurestore.embedding.backbone import network_of
+from featurestore.embedding.command import embed_command
 from featurestore.errors import Conflict, InvalidInput, NotFound, UnstorableFeatures
 from featurestore.executors.contract import EmbedsBatches
+from featurestore.executors.watched import WatchedNetwork
 from featurestore.features import FeatureSet, Split
 from featurestore.images import DECODER
 from featurestore.pixels import PixelStream
@@ -97,7 +99,8 @@ def stream_network(source: FeatureSet, recipe: Recipe, options: StreamOptions) -
                 next_step="name them with --weights",
             )
         network = network_of(recipe, weights=weights, batch_size=options.batch_size)
-    return network if options.watch is None else _Watched(network, options.watch)
+    watch = options.watch
+    return network if watch is None else WatchedNetwork(network, lambda _, done: watch(done))
 
 
 def open_pixels(
@@ -239,6 +242,9 @@ class _Images:
 
     def __init__(self, source: FeatureSet, rows: Split, options: StreamOptions) -> None:
         self._source = SourceImages(source.record, options.images)
+        # Of a folder that is not there, or was named wrongly, nothing is to be embedded.
+        original = Path(str(source.record.provenance.get("source", "")))
+        self._again = embed_command(source.record) if original.exists() else None
         self._sample_ids = rows.sample_ids
         self._sha256 = rows.sha256
 
@@ -247,10 +253,11 @@ class _Images:
         try:
             return self._source.read(str(self._sample_ids[row]), sha256=sha256)
         except SourceImageMissing as error:
+            again = f", or embed again: {self._again}" if self._again else ""
             raise InvalidInput(
                 error.message,
                 next_step="name the folder that holds the images as they were embedded with "
-                f"--images DIR, or embed again: fs embed {self._source.dataset}",
+                f"--images DIR{again}",
             ) from error
 
     def name(self, row: int) -> str:
@@ -263,29 +270,6 @@ class _Images:
         for row, sample_id in enumerate(self._sample_ids):
             if not os.path.isfile(root / str(sample_id)):
                 self.read(row)
-
-
-class _Watched:
-    """A network that tells how many images of a pass have gone through it."""
-
-    def __init__(self, network: EmbedsBatches, watch: Callable[[int], None]) -> None:
-        self._network = network
-        self._watch = watch
-
-    @property
-    def batch_size(self) -> int:
-        return self._network.batch_size
-
-    @property
-    def feature_shape(self) -> tuple[int, ...]:
-        return self._network.feature_shape
-
-    def embed_stream(self, batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        done = 0
-        for features in self._network.embed_stream(batches):
-            done += len(features)
-            self._watch(done)
-            yield features
 
 
 class _Regrouped:

@@ -1,15 +1,18 @@
 """`fs train --path`: what it streams, resumes, embeds first and refuses."""
 
 import contextlib
+import functools
 import json
+import shutil
 
 import pytest
 from streaming_sets import embed_photographs, tiny_network
 
+import featurestore as fs
 from featurestore.augmentation import Augmentation
 from featurestore.embedding.settings import EmbedSettings
 from featurestore.testing.embedding import TinyChoice
-from featurestore.testing.images import write_class_folder
+from featurestore.testing.images import write_class_folder, write_image_folder
 from featurestore.training.runs import read_runs
 from featurestore_cli import train as command
 from featurestore_cli.main import run
@@ -127,11 +130,70 @@ def test_the_name_of_a_set_comes_before_a_folder_and_a_folder_before_its_beginni
     assert "feature set phot/" in capsys.readouterr().err
 
 
+def test_a_folder_that_has_changed_is_embedded_again_as_it_was(photos, capsys):
+    extra = next((photos / "photos" / "train" / "cats").glob("*.jpg"))
+    (extra.parent / "more.jpg").write_bytes(extra.read_bytes() + b"\0")
+    assert run(["train", "photos", "--head", "nearest-centroid"]) == 0
+    err = capsys.readouterr().err
+    assert "is not as it was embedded" in err and ": 1 images embedded" in err
+    assert run(["train", "photos", "--head", "nearest-centroid"]) == 0
+    assert "embedded" not in capsys.readouterr().err
+    assert {each.features.rows["train"] for each in read_runs(photos / "cache").runs} == {17}
+
+
+def test_a_folder_that_has_nothing_to_do_with_a_set_of_its_name_is_refused(
+    photos, capsys, monkeypatch
+):
+    write_image_folder(photos / "there" / "photos", splits={"train": 4}, seed=1)
+    monkeypatch.chdir(photos / "there")
+    assert run(["train", "photos", "--head", "nearest-centroid"]) == 6
+    err = capsys.readouterr().err
+    assert "photos/tiny" in err and "--name" in err
+    assert run(["train", "./photos", "--head", "nearest-centroid", "--name", "mine"]) == 0
+
+
+def test_several_sets_of_a_folder_s_name_are_not_passed_over(photos, capsys):
+    other = functools.partial(TinyChoice, weights="two")
+    fs.embed("photos", fs.EmbedSettings(), cache=photos / "cache", choose=other)
+    assert run(["train", "photos", "--head", "nearest-centroid"]) == 3
+    assert "means 2 feature sets" in capsys.readouterr().err
+
+
+def test_a_name_means_the_set_with_views_where_they_are_asked_for(photos, capsys):
+    fs.embed("photos", fs.EmbedSettings(views=2), cache=photos / "cache", choose=TinyChoice)
+    assert run(["train", "photos", "--head", "logistic", "--views", "2"]) == 0
+    assert "next: fs compare photos\n" in capsys.readouterr().err
+    assert run(["train", "photos", "--head", "logistic"]) == 0
+    found = [each.augmentation for each in read_runs(photos / "cache").runs]
+    assert sorted(each["views"] for each in found if each) == [2] and None in found
+
+
 def test_moved_images_are_found_where_they_are_said_to_be(photos, capsys):
     (photos / "photos").rename(photos / "elsewhere")
     assert run(["train", "photos", *END_TO_END]) == 3
-    assert "--images" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "--images" in err and "fs embed" not in err
     assert run(["train", "photos", *END_TO_END, "--images", "elsewhere"]) == 0
+    (photos / "elsewhere").rename(photos / "photos")
+    assert run(["train", "photos", *END_TO_END, "--images", "nowhere"]) == 3
+    err = capsys.readouterr().err
+    assert f"fs embed {photos / 'photos'} " in err and "fs embed nowhere" not in err
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_dataset_given_by_its_path_is_read_there(photos, copied, monkeypatch):
+    (photos / "moved").mkdir()
+    if copied:  # the recorded place is there and its images are not
+        shutil.copytree("photos", "moved/photos")
+        shutil.rmtree("photos/train")
+    else:
+        (photos / "photos").rename(photos / "moved" / "photos")
+    assert run(["train", "moved/photos", *END_TO_END]) == 0
+    if not copied:
+        monkeypatch.chdir(photos / "moved")
+        (photos / "moved/photos").rename(photos / "moved/again")
+        (photos / "moved/again").rename(photos / "moved/photos")
+        assert run(["train", "photos", *END_TO_END, "--restart"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -161,7 +223,8 @@ def test_what_means_nothing_is_a_usage_error(photos, capsys, arguments, message)
 
 def test_views_that_are_not_there_are_asked_for(photos, capsys):
     assert run(["train", "photos", "--head", "dense", "--views", "3"]) == 3
-    assert "fs embed photos --views 3" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert f"fs embed {photos / 'photos'} --backbone tiny" in err and "--views 3" in err
 
 
 def test_every_option_has_its_heading(capsys):
