@@ -19,12 +19,14 @@ from featurestore.catalogue import (
     lock_path,
     newest_versions,
     record_path,
+    set_fingerprint,
 )
 from featurestore.embedding.commit import INCOMPLETE, remove_store, store_files
 from featurestore.errors import Conflict, NotFound
 from featurestore.locks import hold, is_held
 from featurestore.stores import SUFFIXES, durable
 from featurestore.training.checkpoints import UNFINISHED, Unfinished, find_unfinished
+from featurestore.training.methods import FINE_TUNE
 from featurestore.training.runs import find_run_path, read_runs
 
 # Writing a run takes less than a second and no lock: what has lain for an hour is nobody's.
@@ -48,14 +50,22 @@ class Garbage:
 
 @dataclasses.dataclass(frozen=True)
 class _Used:
-    """Which run was trained on which fingerprint; a run that cannot be read may need any."""
+    """Which run was trained on which fingerprint; a run that cannot be read may need any.
+
+    `streamed` names the fine-tuned runs on features that were never stored, by the fingerprint of
+    the clean set that their images and weights are of.
+    """
 
     by: dict[str, str]
+    streamed: dict[str, str]
     unread: tuple[str, ...]
 
-    def keeper(self, fingerprint: str) -> str | None:
-        if fingerprint in self.by:
-            return f"run {self.by[fingerprint]} was trained on it"
+    def keeper(self, record: Record) -> str | None:
+        if record.fingerprint in self.by:
+            return f"run {self.by[record.fingerprint]} was trained on it"
+        clean = set_fingerprint(record.manifest_fingerprint, record.recipe.clean)
+        if clean in self.streamed:
+            return f"run {self.streamed[clean]} was fine-tuned on its images"
         if self.unread:
             return f"a run that cannot be read may have been trained on it: {self.unread[0]}"
         return None
@@ -66,14 +76,14 @@ def find_garbage(
 ) -> list[Garbage]:
     """List what `remove_garbage` would remove, and superseded versions that it keeps.
 
-    A superseded version stays while a run was trained on it, and every one while a run cannot be
-    read. The staging of an unfinished embedding stays unless `staging` is set: it is what a resume
-    goes on from. So do the checkpoints of a training, for a week. Nothing of a set that is being
-    written is listed.
+    A superseded version stays while a run was trained on it, or fine-tuned on images of it that
+    were streamed, and every one while a run cannot be read. The staging of an unfinished embedding
+    stays unless `staging` is set: it is what a resume goes on from. So do the checkpoints of a
+    training, for a week. Nothing of a set that is being written is listed.
     """
     records = Catalogue(cache).records()
     current = {record.path for record in newest_versions(records)}
-    used = _used_by_runs(cache)
+    used = _used_by_runs(cache, records)
     busy = {record.name for record in records if is_held(lock_path(cache, record.name))}
     found = [
         Garbage(
@@ -170,14 +180,14 @@ def freed_versions(cache: Path, removals: Sequence[RemovedRun]) -> list[Record]:
     """
     records = Catalogue(cache).records()
     current = {record.path for record in newest_versions(records)}
-    before = _used_by_runs(cache)
-    after = _used_by_runs(cache, without=[run.id for run in removals])
+    before = _used_by_runs(cache, records)
+    after = _used_by_runs(cache, records, without=[run.id for run in removals])
     return [
         record
         for record in records
         if record.path not in current
-        and before.keeper(record.fingerprint) is not None
-        and after.keeper(record.fingerprint) is None
+        and before.keeper(record) is not None
+        and after.keeper(record) is None
     ]
 
 
@@ -186,21 +196,29 @@ def _still_garbage(cache: Path, store: Path) -> bool:
         return True
     records = Catalogue(cache).records()
     current = {record.store for record in newest_versions(records)}
-    used = _used_by_runs(cache)
+    used = _used_by_runs(cache, records)
     return any(
-        record.store == store and store not in current and used.keeper(record.fingerprint) is None
+        record.store == store and store not in current and used.keeper(record) is None
         for record in records
     )
 
 
 def _keeper(record: Record, used: _Used, busy: set[str]) -> str | None:
-    return "it is being written" if record.name in busy else used.keeper(record.fingerprint)
+    return "it is being written" if record.name in busy else used.keeper(record)
 
 
-def _used_by_runs(cache: Path, *, without: Collection[str] = ()) -> _Used:
+def _used_by_runs(
+    cache: Path, records: Sequence[Record], *, without: Collection[str] = ()
+) -> _Used:
     found = read_runs(cache, without=without)
+    stored = {record.fingerprint for record in records}
     return _Used(
         {run.features.fingerprint: run.id for run in found.runs},
+        {
+            run.features.comparable: run.id
+            for run in found.runs
+            if run.path_taken == FINE_TUNE and run.features.fingerprint not in stored
+        },
         tuple(problem.message for problem in found.problems),
     )
 

@@ -1,5 +1,6 @@
 """What `fs gc` finds and leaves, without running a command."""
 
+import dataclasses
 import os
 import shutil
 
@@ -9,9 +10,13 @@ import featurestore as fs
 from featurestore.catalogue import Catalogue, lock_path
 from featurestore.collect import find_garbage, remove_garbage
 from featurestore.embedding.commit import relist, store_files
+from featurestore.features import open_record
 from featurestore.locks import hold
 from featurestore.testing.embedding import TinyChoice
 from featurestore.testing.images import write_image_folder
+from featurestore.training.runs import FoundRuns
+from featurestore.training.settings import LogisticSettings
+from featurestore.training.train import train
 
 
 @pytest.fixture
@@ -51,6 +56,30 @@ def test_what_became_needed_since_it_was_listed_stays(cache):
     relist(old, source_fingerprint="0" * 64, quarantine=(), sequence=99)  # made current again
     assert remove_garbage(cache, listed) == 0
     assert Catalogue(cache).find("photos").store == old.store
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_the_images_of_a_streamed_fine_tuning_stay_when_its_start_is_removed(
+    cache, monkeypatch, streamed
+):
+    (listed,) = find_garbage(cache)
+    old = next(each for each in Catalogue(cache).records() if each.store == listed.path)
+    current = Catalogue(cache).find("photos")
+    with open_record(old) as features:
+        start = train(features, LogisticSettings(), cache=cache)
+    tuned = dataclasses.replace(
+        start,
+        id="tuned",
+        path_taken="fine-tune",
+        started_from=start.id,
+        features=dataclasses.replace(
+            start.features, fingerprint="f" * 64 if streamed else current.fingerprint
+        ),
+    )
+    monkeypatch.setattr("featurestore.collect.read_runs", lambda *_, **__: FoundRuns([tuned], []))
+    expected = "run tuned was fine-tuned on its images" if streamed else None
+    assert [item.kept for item in find_garbage(cache)] == [expected]
+    assert remove_garbage(cache, [listed]) == (0 if streamed else listed.size_bytes)
 
 
 def test_a_store_whose_record_cannot_be_read_is_not_taken_for_a_leftover(cache):
