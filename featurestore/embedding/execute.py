@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from featurestore.embedding.settings import Progress
 from featurestore.errors import Conflict
 from featurestore.executors.contract import DecodeSettings, EmbedsBatches
 from featurestore.executors.local import LocalExecutor
+from featurestore.executors.watched import WatchedNetwork
 from featurestore.recipe import Recipe
 from featurestore.stores.staging import Staging
 
@@ -70,7 +70,7 @@ class Execution:
         row_bytes = math.prod(network.feature_shape) * np.dtype(recipe.dtype).itemsize
         outcomes = LocalExecutor(workers=self.workers).run(
             cut_to_fit(plan.units, row_bytes=row_bytes),
-            network=_Counted(network, self.progress),
+            network=WatchedNetwork(network, lambda rows, _: self.progress.advanced(rows, 0)),
             decode=DecodeSettings(
                 size=recipe.size, interpolation=recipe.interpolation, views=recipe.augmentation
             ),
@@ -100,24 +100,3 @@ class Execution:
                 next_step="run the same command again; what was computed is kept",
             )
         return Computed(images=images, views=views, seconds=time.monotonic() - begun)
-
-
-class _Counted:
-    """A network that tells the progress of every batch, not only of every staged shard."""
-
-    def __init__(self, network: EmbedsBatches, progress: Progress) -> None:
-        self._network = network
-        self._progress = progress
-
-    @property
-    def batch_size(self) -> int:
-        return self._network.batch_size
-
-    @property
-    def feature_shape(self) -> tuple[int, ...]:
-        return self._network.feature_shape
-
-    def embed_stream(self, batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        for features in self._network.embed_stream(batches):
-            self._progress.advanced(len(features), 0)
-            yield features
