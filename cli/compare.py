@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 _MEMORY = "4GiB"
 _SEEDS = 3
+_FEW_PAIRS = 6  # of four contenders
 
 
 @click.command()
@@ -76,6 +77,11 @@ _SEEDS = 3
     help="With --heads: train on K stored views of each image (fs embed --views).",
 )
 @click.option("--dry-run", is_flag=True, help="With --heads: list the runs; train none.")
+@click.option(
+    "--all-pairs",
+    is_flag=True,
+    help=f"Print pairs that are not told apart too; default: only of up to {_FEW_PAIRS} pairs.",
+)
 @click.option(
     "--split",
     type=click.Choice(["test", "validation"]),
@@ -115,6 +121,7 @@ def compare(
     memory_bytes: int | None,
     views: AskedViews | None,
     dry_run: bool,
+    all_pairs: bool,
     split: str,
     resamples: int,
     report: Path | None,
@@ -175,7 +182,7 @@ def compare(
     if as_json:
         print_json(_fields(comparison) | {"notes": notes})
     else:
-        _print(comparison)
+        _print(comparison, all_pairs=all_pairs)
     if plot is not None:
         draw_comparison(comparison, plot)
         say(f"wrote {plot}")
@@ -279,7 +286,7 @@ def _notes(comparison: Comparison) -> list[str]:
     return [*comparison.notes, *of_runs]
 
 
-def _print(comparison: Comparison) -> None:
+def _print(comparison: Comparison, *, all_pairs: bool) -> None:
     images = f"{len(comparison.labels):,} {comparison.split} images"
     print_line(f"{comparison.feature_set}: {images}, {len(comparison.class_names)} classes")
     print_line("")
@@ -290,15 +297,21 @@ def _print(comparison: Comparison) -> None:
         [_row(contender) for contender in comparison.contenders],
         right=[*numbers, *costs],
     )
-    if comparison.pairs:
+    pairs = comparison.pairs
+    if not all_pairs and len(pairs) > _FEW_PAIRS:
+        pairs = tuple(pair for pair in pairs if pair.winner is not None)
+    if pairs:
         print_line("")
-        _print_pairs(comparison.pairs)
+        _print_pairs(pairs)
     remarkable = [
         contender.sentence
         for contender in comparison.contenders
         if not comparison.pairs or not contender.is_expected(LEVEL)
     ]
-    sentences = [*(pair.sentence for pair in comparison.pairs), *remarkable]
+    sentences = [*(pair.sentence for pair in pairs), *remarkable]
+    if left_out := len(comparison.pairs) - len(pairs):
+        others = f"the other {left_out}" if pairs else f"the {left_out}"
+        sentences.append(f"{others} pairs are not told apart; --all-pairs prints them")
     print_line("")
     for sentence in sentences:
         print_line(sentence)

@@ -68,6 +68,20 @@ def test_heads_are_trained_once_and_compared(root, cache, capsys):
     assert pair["sentence"] and 0 <= pair["p_value"] <= pair["adjusted_p"] <= 1
 
 
+def test_of_many_pairs_those_that_are_not_told_apart_are_counted(cache, capsys):
+    # Of twelve images even all against half gives no p below 0.05 times 1/10.
+    heads = ["--heads", "logistic,logistic:c=0.01,logistic:c=0.1,logistic:c=1,logistic:c=10"]
+    arguments = ["compare", "photos", *heads, *cache]
+    assert run(arguments) == 0
+    assert "the 10 pairs are not told apart; --all-pairs prints them" in capsys.readouterr().out
+    assert run([*arguments, "--json"]) == 0
+    pairs = json.loads(capsys.readouterr().out)["pairs"]
+    assert len(pairs) == 10
+    assert run([*arguments, "--all-pairs"]) == 0
+    out = capsys.readouterr().out
+    assert all(pair["sentence"] in out for pair in pairs) and "--all-pairs" not in out
+
+
 def test_runs_by_the_start_of_their_ids(ids, cache, capsys):
     capsys.readouterr()
     assert run(["compare", ids[0], ids[1], "--split", "validation", *cache]) == 0
