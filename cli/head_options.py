@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import json
 from typing import Any
 
 import click
 
+from featurestore.training.end_to_end import end_to_end_settings
+from featurestore.training.fine_tune_settings import FineTuneRequest
 from featurestore.training.heads import HEADS, build_settings, setting_names
-from featurestore.training.settings import CLASS_WEIGHTS, OPTIMIZERS
+from featurestore.training.methods import END_TO_END, FINE_TUNE
+from featurestore.training.settings import CLASS_WEIGHTS, OPTIMIZERS, DenseSettings
 from featurestore.training.sklearn_settings import (
     ANY_CLASSIFIER,
     NEIGHBOR_METRICS,
     NEIGHBOR_WEIGHTS,
 )
 from featurestore_cli.options import Command
+
+_FINE_TUNE = {
+    field.name: field.default
+    for field in dataclasses.fields(FineTuneRequest)
+    if field.default is not dataclasses.MISSING
+}
 
 
 class HeadType(click.ParamType):
@@ -53,16 +63,27 @@ class JsonType(click.ParamType):
 def _setting_option(name: str, field: str = "", *, type: click.ParamType, help: str) -> Any:
     """Return the option for one setting, which several heads may have; `field` is its name.
 
-    Not given, it is left to the head's default; both are told in its help.
+    Not given, it is left to the default of the head, or of the path; all are told in its help.
     """
     field = field or name.lstrip("-").replace("-", "_").lower()
     heads = {head: build_settings(head, {}) for head in HEADS if field in setting_names(head)}
     defaults = {head: _default_text(getattr(settings, field)) for head, settings in heads.items()}
+    defaults |= _path_defaults(field)
     same = len(set(defaults.values())) == 1
     shown = next(iter(defaults.values())) if same else ", ".join(map(": ".join, defaults.items()))
     return click.option(
-        name, field, type=type, help=f"{', '.join(heads)}: {help}", show_default=shown
+        name, field, type=type, help=f"{', '.join(defaults)}: {help}", show_default=shown
     )
+
+
+def _path_defaults(field: str) -> dict[str, str]:
+    """Return the defaults of the paths that need pixels, where they have the setting."""
+    found = {}
+    if field in setting_names(DenseSettings.head):
+        found[END_TO_END] = _default_text(getattr(end_to_end_settings({}), field))
+    if field in _FINE_TUNE:
+        found[FINE_TUNE] = _default_text(_FINE_TUNE[field])
+    return found
 
 
 def _default_text(value: object) -> str:
@@ -83,8 +104,8 @@ _SETTINGS = (
         "patience",
         type=click.IntRange(1),
         metavar="PATIENCE",
-        help="dense: end once so many epochs have not lowered the validation loss; "
-        "keep the best one.",
+        help="dense, end-to-end, fine-tune: end once so many epochs have not lowered the "
+        "validation loss; keep the best one.",
     ),
     _setting_option(
         "--class-weight",
@@ -96,7 +117,7 @@ _SETTINGS = (
         "scaled",
         flag_value=False,
         default=None,
-        help="dense: do not divide the features by their root mean square.",
+        help="dense, end-to-end: do not divide the features by their root mean square.",
     ),
     _setting_option(
         "--C",

@@ -227,6 +227,13 @@ def test_views_that_are_not_there_are_asked_for(photos, capsys):
     assert f"fs embed {photos / 'photos'} --backbone tiny" in err and "--views 3" in err
 
 
+def test_help_tells_the_defaults_of_every_path(capsys):
+    assert run(["train", "--help"]) == 0
+    text = "".join(capsys.readouterr().out.split())  # lines are broken within words too
+    assert "dense:rmsprop,end-to-end:nadam,fine-tune:rmsprop" in text
+    assert "fine-tune:1e-05" in text and "dense,end-to-end,fine-tune:endonce" in text
+
+
 def test_every_option_has_its_heading(capsys):
     assert run(["train", "--help"]) == 0
     sections = capsys.readouterr().out.split("\n\n")
