@@ -27,6 +27,7 @@ _ADDED_IN_3: Mapping[str, object] = {
     "parameters": {},
 }
 PATHS = ("cached", "end-to-end", "fine-tune")
+_HEADS = {"end-to-end": "dense", "fine-tune": "fine-tuned"}
 _SHOWN = 80
 
 
@@ -95,8 +96,11 @@ def check_record(fields: Mapping[str, Any]) -> None:
 
 def _check_path(fields: Mapping[str, Any]) -> None:
     """Refuse a record whose path does not go with what else it says of it."""
-    path, augmentation = fields["path_taken"], fields["augmentation"]
+    path, augmentation, head = fields["path_taken"], fields["augmentation"], fields["head"]
     tuned = path == "fine-tune"
+    if head != _HEADS.get(path, head) or (head == _HEADS["fine-tune"] and not tuned):
+        expected = _HEADS.get(path, "one that is chosen by name")
+        raise ValueError(f"head: expected {expected} of path {path}, found {_shown(head)}")
     if (fields["started_from"] is not None) != tuned:
         expected = "the id of a run" if tuned else "null"
         raise ValueError(

@@ -17,6 +17,7 @@ from featurestore.digests import sha256_file
 from featurestore.errors import Conflict, IntegrityError, InvalidInput, NotFound
 from featurestore.stores import durable
 from featurestore.testing.heads import MemoryFeatures, blobs
+from featurestore.training.fine_tune_settings import FineTuneSettings
 from featurestore.training.runs import (
     find_run,
     load_run,
@@ -24,7 +25,7 @@ from featurestore.training.runs import (
     new_run_id,
     read_runs,
 )
-from featurestore.training.settings import LogisticSettings
+from featurestore.training.settings import DenseSettings, LogisticSettings
 from featurestore.training.sklearn_settings import SklearnSettings
 from featurestore.training.train import TrainOptions, train
 
@@ -235,6 +236,35 @@ RANGES = Augmentation().to_dict()
 DRAWN = RANGES | {"seed": 5}
 
 
+def of_its_head(changes):
+    """Return the fields of the head that goes with a record's path."""
+    heads = {"end-to-end": DenseSettings(), "fine-tune": tuned_settings()}
+    settings = heads.get(changes.get("path_taken"))
+    return {} if settings is None else {"head": settings.head, "settings": settings.to_dict()}
+
+
+def tuned_settings():
+    return FineTuneSettings(
+        backbone="vgg16",
+        size=(150, 150),
+        layer="block5_pool",
+        pooling="none",
+        precision="float32",
+        cut="block4_pool",
+        unfreeze=("block5",),
+        statistics=False,
+        units=256,
+        dropout=0.0,
+        scaled=True,
+        epochs=30,
+        batch_size=20,
+        optimizer="rmsprop",
+        learning_rate=1e-5,
+        patience=None,
+        class_weight="none",
+    )
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -246,7 +276,7 @@ DRAWN = RANGES | {"seed": 5}
     ],
 )
 def test_what_each_path_writes_is_read(run, changes):
-    edit(run, **changes)
+    edit(run, **of_its_head(changes), **changes)
     found = load_run(run.path)
     assert {name: getattr(found, name) for name in changes} == changes
 
@@ -261,6 +291,12 @@ def test_what_each_path_writes_is_read(run, changes):
         ({"path_taken": "streamed"}, "path_taken: expected one of cached, end-to-end, fine-tune"),
         ({"started_from": "dense-photos-1"}, "started_from: expected null of path cached"),
         ({"path_taken": "fine-tune"}, "started_from: expected the id of a run"),
+        (
+            {"path_taken": "fine-tune", "started_from": "dense-photos-1", "head": "dense"},
+            "head: expected fine-tuned of path fine-tune, found .dense",
+        ),
+        ({"path_taken": "end-to-end", "head": "logistic"}, "head: expected dense of path end-to"),
+        ({"head": "fine-tuned"}, "head: expected one that is chosen by name of path cached"),
         ({"parameters": {"trainable": -1}}, "parameters: expected whole numbers of at least 0"),
         *(
             (
@@ -283,7 +319,7 @@ def test_what_each_path_writes_is_read(run, changes):
     ],
 )
 def test_what_no_path_writes_is_refused(run, changes, named):
-    edit(run, **changes)
+    edit(run, **of_its_head(changes) | changes)
     with pytest.raises(IntegrityError, match=named):
         load_run(run.path)
 
