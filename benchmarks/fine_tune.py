@@ -5,8 +5,11 @@
 DATASET is a folder with train and validation; with --images the first N of each class and split are
 used. Features of the last feature map and of the last frozen layer are embedded in CACHE where they
 are not there yet, and a dense head is trained. Two fine-tunings begin with it and see the same rows
-in the same order; the streamed one runs every image through the frozen layers in every epoch. Their
-first steps and their epochs are timed in turn, so that what else the machine does weighs on both.
+in the same order; the streamed one runs every image through the frozen layers in every epoch, as
+`fs train` does where images are augmented, or where --memory does not hold the computed rows. Where
+it does, and nothing is augmented, `fs train` keeps them: later epochs then cost what cached ones
+do. Their first steps and their epochs are timed in turn, so that what else the machine does weighs
+on both.
 """
 
 from __future__ import annotations
@@ -159,6 +162,8 @@ def _measure(dataset: Path, arguments: argparse.Namespace) -> dict[str, object]:
             "precision": plan.recipe.precision,
             "streamed": streamed.numbers(),
             "cached": cached.numbers(),
+            "streamed_means": "every image through the frozen layers in every epoch: as with "
+            "augmentation, or where memory does not hold the computed rows",
             "streamed_over_cached": medians[0] / medians[1],
             "losses": {
                 "steps": len(ours),
