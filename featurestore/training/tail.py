@@ -120,7 +120,11 @@ class FineTunedHead:
         return probabilities
 
     def save(self, path: Path) -> None:
-        """Write a `.keras` file without optimizer state."""
+        """Write a `.keras` file without optimizer state.
+
+        Unless the statistics were trained too it holds a layer of this package, `_AsPretrained`,
+        which Keras alone cannot load: `load` does, and `in_float32().model_` is a plain network.
+        """
         self.model_.save(path)
 
     def load(self, path: Path, *, feature_shape: tuple[int, ...], n_classes: int) -> Self:
