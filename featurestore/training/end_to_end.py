@@ -15,14 +15,13 @@ from typing import cast
 from featurestore.errors import InvalidInput
 from featurestore.features import FeatureSet
 from featurestore.training.checkpoints import checkpoints_of
-from featurestore.training.contract import SampleRows
 from featurestore.training.heads import build_settings
-from featurestore.training.rows import stored_bytes
 from featurestore.training.runs import Run
 from featurestore.training.settings import DenseSettings
 from featurestore.training.streamed import (
     AugmentedRows,
     StreamOptions,
+    bytes_for_images,
     open_pixels,
     stream_network,
 )
@@ -100,7 +99,7 @@ def train_end_to_end(
         "train",
         recipe,
         options=streaming,
-        memory_bytes=max(0, options.memory_bytes - _held_bytes(present)),
+        memory_bytes=bytes_for_images(features, options.memory_bytes),
     )
     augmentation = streaming.augmentation
     rows = AugmentedRows(
@@ -135,7 +134,3 @@ def train_end_to_end(
             options=dataclasses.replace(options, checkpoints=checkpoints),
             passage=passage,
         )
-
-
-def _held_bytes(present: Mapping[str, SampleRows]) -> int:
-    return stored_bytes(present["validation"]) if "validation" in present else 0

@@ -25,13 +25,14 @@ from featurestore.training.checkpoints import checkpoints_of
 from featurestore.training.classify import recipe_of
 from featurestore.training.contract import SampleRows
 from featurestore.training.fine_tune_settings import FineTuneRequest, FineTuneSettings
-from featurestore.training.rows import stored_bytes
 from featurestore.training.runs import Run
 from featurestore.training.settings import DenseSettings
 from featurestore.training.streamed import (
     AugmentedRows,
     HashedRows,
     StreamOptions,
+    backbone_weights,
+    bytes_for_images,
     open_pixels,
     stream_network,
 )
@@ -182,12 +183,7 @@ def _plan(work: _Work, source: FeatureSet) -> _Plan:
         from featurestore.training.tail_network import count_parameters, start_from
 
     recipe = recipe_of(work.start).clean
-    weights = work.streaming.weights or str(source.record.provenance.get("weights") or "")
-    if not weights:
-        raise NotFound(
-            f"feature set {source.name} does not say where its weights were",
-            next_step="name them with --weights",
-        )
+    weights = backbone_weights(source, work.streaming)
     dense = cast("DenseHead", work.start.load_head()).model_
     base = cast("Network", network_of(recipe, weights=weights)).model
     unfrozen = unfrozen_layers(base, work.request.unfreeze)
@@ -396,7 +392,6 @@ def _augmented(
     if augmentation is None:
         return None
     images = source if source is not None else cast(FeatureSet, features)
-    held = stored_bytes(features["validation"]) if "validation" in features.splits else 0
     return AugmentedRows(
         cast(HashedRows, features["train"]),
         open_pixels(
@@ -404,7 +399,7 @@ def _augmented(
             "train",
             plan.recipe,
             options=work.streaming,
-            memory_bytes=max(0, work.options.memory_bytes - held),
+            memory_bytes=bytes_for_images(features, work.options.memory_bytes),
         ),
         stream_network(images, plan.recipe, _streaming(work, plan)),
         augmentation=augmentation,

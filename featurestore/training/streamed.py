@@ -27,8 +27,9 @@ from featurestore.pixels import PixelStream
 from featurestore.recipe import Recipe
 from featurestore.source_images import SourceImageMissing, SourceImages
 from featurestore.training.checkpoints import Resumption
-from featurestore.training.contract import SampleRows
+from featurestore.training.contract import Features, SampleRows
 from featurestore.training.pools import Pool
+from featurestore.training.rows import stored_bytes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,15 +93,34 @@ def stream_network(source: FeatureSet, recipe: Recipe, options: StreamOptions) -
     if options.network is not None:
         network = options.network(recipe)
     else:
-        weights = options.weights or str(source.record.provenance.get("weights") or "")
-        if not weights:
-            raise NotFound(
-                f"feature set {source.name} does not say where its weights were",
-                next_step="name them with --weights",
-            )
+        weights = backbone_weights(source, options)
         network = network_of(recipe, weights=weights, batch_size=options.batch_size)
     watch = options.watch
     return network if watch is None else WatchedNetwork(network, lambda _, done: watch(done))
+
+
+def backbone_weights(source: FeatureSet, options: StreamOptions) -> str:
+    """Return the weights to use, as on the command line.
+
+    Raises
+    ------
+    NotFound
+        None are named, and the feature set does not say where its own were.
+    """
+    weights = options.weights or str(source.record.provenance.get("weights") or "")
+    if not weights:
+        raise NotFound(
+            f"feature set {source.name} does not say where its weights were",
+            next_step="name them with --weights",
+        )
+    return weights
+
+
+def bytes_for_images(features: Features, memory_bytes: int) -> int:
+    """Return what decoded images may take of a memory that holds the validation rows too."""
+    if "validation" not in features.splits:
+        return memory_bytes
+    return max(0, memory_bytes - stored_bytes(features["validation"]))
 
 
 def open_pixels(
