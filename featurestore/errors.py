@@ -53,6 +53,10 @@ class UnstorableFeatures(InvalidInput):
         super().__init__(message, next_step=next_step)
         self.rows = rows
 
+    def of(self, image: str) -> InvalidInput:
+        """Return the error of whoever knows which image the first of the rows is."""
+        return InvalidInput(f"{image}: {self.message}", next_step=self.next_step)
+
 
 class NotFound(FeatureStoreError):  # noqa: N818
     """A named thing does not exist: correct the name or create the thing."""

@@ -203,10 +203,7 @@ def _naming_images(stream: Iterator[np.ndarray], works: deque[_UnitWork]) -> Ite
         work = next(work for work in works if work.waits)
         image, version = work.kept[sum(len(piece) for piece in work.pieces) + error.rows[0]]
         what = "image" if version is None else f"view {version} of image"
-        raise InvalidInput(
-            f"{what} {work.unit.sample_ids[image]}: {error.message}",
-            next_step=error.next_step,
-        ) from error
+        raise error.of(f"{what} {work.unit.sample_ids[image]}") from error
 
 
 def _batches(

@@ -252,9 +252,7 @@ def naming_images(
             done += len(each)
     except UnstorableFeatures as error:
         sample_id = sample_ids[rows[done + error.rows[0]]]
-        raise InvalidInput(
-            f"image {sample_id}: {error.message}", next_step=error.next_step
-        ) from error
+        raise error.of(f"image {sample_id}") from error
 
 
 class _Images:
