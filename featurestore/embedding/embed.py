@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,20 +26,24 @@ from featurestore.datasets import ScanOptions, build_manifest, scan_dataset
 from featurestore.embedding.backbone import BackboneChoice, ChoosesBackbone
 from featurestore.embedding.commit import Commit, commit_set, relist
 from featurestore.embedding.execute import Computed, Execution
-from featurestore.embedding.plan import VIEWED, Plan, digest_keys, plan_embedding, wanted_keys
+from featurestore.embedding.plan import VIEWED, Plan, plan_embedding, wanted_keys
 from featurestore.embedding.provenance import computed_on, found_again
 from featurestore.embedding.quarantine import first_reasons, refuse_unreadable
-from featurestore.embedding.rows import CommittedRows, Rows, StagedRows, existing_rows
+from featurestore.embedding.refusals import (
+    check_compression,
+    refuse_no_images_to_view,
+    refuse_other_dataset,
+    storage_errors,
+)
+from featurestore.embedding.rows import Rows, StagedRows, existing_rows
 from featurestore.embedding.settings import EmbedResult, EmbedSettings, Progress, Silent
-from featurestore.errors import Conflict, InvalidInput
+from featurestore.errors import InvalidInput
 from featurestore.locks import hold
 from featurestore.manifest import Manifest
 from featurestore.names import as_unicode
 from featurestore.recipe import Recipe
 from featurestore.state import StateFile
 from featurestore.stores.staging import Staging
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def embed(
@@ -77,7 +80,7 @@ def embed(
         Stored bytes are damaged.
     """
     settings = settings or EmbedSettings()
-    with _storage_errors(Path(cache)):
+    with storage_errors(Path(cache)):
         run = _Embedding(
             dataset=Path(dataset),
             settings=settings,
@@ -100,6 +103,11 @@ class _Work:
     records: list[Record]
     staging: Staging
 
+    @property
+    def clean_name(self) -> str:
+        """See `Record.clean_name`."""
+        return f"{self.name.partition('/')[0]}/{self.recipe.clean.name}"
+
 
 @dataclasses.dataclass(kw_only=True)
 class _Embedding:
@@ -120,7 +128,7 @@ class _Embedding:
         dataset = dataset_name(settings.name or self._given_name())
         options = ScanOptions(split=settings.split, seed=settings.seed)
         scan = scan_dataset(self.dataset, options=options)
-        _check_compression(settings)
+        check_compression(settings)
         if settings.dry_run:
             catalogue.check_version()
         else:
@@ -151,7 +159,7 @@ class _Embedding:
                 for entry in built.unreadable
             )
             self._strict(lost)
-            self._refuse_no_images_to_view(recipe, built.manifest)
+            refuse_no_images_to_view(self.dataset, recipe, built.manifest)
             work = _Work(
                 name=name,
                 recipe=recipe,
@@ -189,7 +197,8 @@ class _Embedding:
         rows = Rows(sources)
         plan = self._plan(work, rows, known)
         self._strict(plan.quarantined)
-        self._refuse_other_dataset(work, sources)
+        siblings = [each for each in work.records if each.clean_name == work.clean_name]
+        refuse_other_dataset(self.dataset, work.manifest, siblings, sources)
         if self.settings.dry_run:
             return self._dry(work, plan)
         computed = Computed()
@@ -206,7 +215,7 @@ class _Embedding:
                 f"{first_reasons(quarantine)}",
                 next_step="check that the folder holds JPEG, PNG, WebP, BMP, GIF or TIFF images",
             )
-        self._refuse_no_images_to_view(work.recipe, whole, quarantine)
+        refuse_no_images_to_view(self.dataset, work.recipe, whole, quarantine)
         whole = whole.only_classes_with_rows()
         self.progress.phase("committing")
         record = commit_set(
@@ -282,47 +291,6 @@ class _Embedding:
     def _strict(self, quarantined: tuple[Quarantined, ...]) -> None:
         if self.settings.strict:
             refuse_unreadable(quarantined)
-
-    def _refuse_no_images_to_view(
-        self, recipe: Recipe, manifest: Manifest, quarantine: tuple[Quarantined, ...] = ()
-    ) -> None:
-        if recipe.augmentation is not None and VIEWED not in manifest.splits:
-            found = ", ".join(manifest.splits) or "none"
-            raise InvalidInput(
-                f"dataset {self.dataset}: expected images in split {VIEWED} to embed views of, "
-                f"found readable images in {found}{first_reasons(quarantine)}",
-                next_step="embed it without --views",
-            )
-
-    def _refuse_other_dataset(
-        self, work: _Work, sources: Sequence[StagedRows | CommittedRows]
-    ) -> None:
-        """Keep two datasets whose folders have the same name from becoming versions of one."""
-        clean_name = f"{work.name.partition('/')[0]}/{work.recipe.clean.name}"
-        # With views it is called by the same prefix as without.
-        named = [record for record in work.records if record.clean_name == clean_name]
-        if not named:
-            return
-        newest = max(named, key=lambda record: record.sequence)
-        source = Path(str(newest.provenance["source"]))
-        if source == self.dataset.resolve() or not source.exists():
-            return
-        before = np.concatenate(
-            [np.empty((0, 32), np.uint8)]
-            + [
-                each.digests
-                for each in sources
-                if isinstance(each, CommittedRows) and each.record == newest and each.view is None
-            ]
-        )
-        now = np.concatenate([part.sha256 for part in work.manifest.splits.values()])
-        shared = int(np.isin(digest_keys(now), digest_keys(before)).sum())
-        if 2 * shared < min(len(now), len(before)):
-            raise Conflict(
-                f"{newest.name} holds another dataset: expected {source}, found "
-                f"{self.dataset.resolve()}, which shares {shared} of {len(now)} images with it",
-                next_step="give this one a name of its own with --name NAME",
-            )
 
     def _committed(self, work: _Work) -> Record | None:
         """Return the set that holds this dataset under this recipe already, or more views of it.
@@ -417,31 +385,3 @@ def _all_keys(manifest: Manifest, recipe: Recipe) -> np.ndarray:
             for keys in wanted_keys(split, part.sha256, recipe.augmentation)
         ]
     )
-
-
-def _check_compression(settings: EmbedSettings) -> None:
-    """Miss a codec's package before hours of computing, not after."""
-    if settings.store == "hdf5" and settings.compression == "zstd":
-        from featurestore.stores.hdf5_format import require_zstd
-
-        require_zstd()
-
-
-@contextmanager
-def _storage_errors(cache: Path) -> Iterator[None]:
-    """Say what an operating system error means for the cache; finished units stay staged."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise Conflict(
-                f"the disk that holds cache {cache} is full: {error}",
-                next_step="free some space (fs gc) and run the same command again; "
-                "what was computed is kept",
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise InvalidInput(
-                f"cache {cache} cannot be written: {error}",
-                next_step="choose another folder with --cache DIR or FS_CACHE",
-            ) from error
-        raise
