@@ -83,8 +83,8 @@ _OPTIONS = (
         "--unfreeze",
         multiple=True,
         metavar="LAYERS",
-        help="fine-tune: layers to train, by name, start of a name (block5) or pattern (block7*); "
-        "by comma or several times.",
+        help="fine-tune: layers to train: a name, the start of names (block5) or a pattern "
+        "(block7*); by comma or several times.",
     ),
     click.option(
         "--batch-statistics",

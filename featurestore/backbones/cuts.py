@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -20,8 +20,10 @@ from featurestore.errors import InvalidInput
 def unfrozen_layers(model: Any, names: Sequence[str]) -> tuple[str, ...]:
     """Return the layers with trainable weights that `names` mean, in the model's order.
 
-    A name is that of a layer or of a model nested in this one, their start up to an underscore
-    (``block5`` means ``block5_conv1`` and so on), or a pattern with ``*``, ``?`` or ``[``.
+    A name is that of a layer or of a model nested in this one; or else their start up to an
+    underscore (``block5`` means ``block5_conv1`` and so on); or a pattern with ``*``, ``?`` or
+    ``[``. A layer whose name is the start of others (``conv1``, beside ``conv1_bn``) is meant
+    alone.
 
     Raises
     ------
@@ -33,7 +35,8 @@ def unfrozen_layers(model: Any, names: Sequence[str]) -> tuple[str, ...]:
     layers = list(_named_layers(model))
     chosen: set[str] = set()
     for name in names:
-        meant = [(own, layer) for own, path, layer in layers if _means(name, path)]
+        means = _meaning(name, [path for _, path, _ in layers])
+        meant = [(own, layer) for own, path, layer in layers if means(path)]
         trainable = {own for own, layer in meant if _is_trainable(layer)}
         if not trainable:
             _refuse(name, [path[-1] for _, path, _ in layers], known=bool(meant), model=model)
@@ -99,10 +102,13 @@ def _named_below(operation: Any) -> Iterator[tuple[str, tuple[str, ...], Any]]:
             yield name, (operation.name, *path), found
 
 
-def _means(name: str, path: tuple[str, ...]) -> bool:
+def _meaning(name: str, paths: Sequence[tuple[str, ...]]) -> Callable[[tuple[str, ...]], bool]:
+    """Return what tells whether a name means the layer at a path, which is one of `paths`."""
     if any(character in name for character in "*?["):
-        return any(fnmatch.fnmatchcase(each, name) for each in path)
-    return any(each == name or each.startswith(f"{name}_") for each in path)
+        return lambda path: any(fnmatch.fnmatchcase(each, name) for each in path)
+    if any(name in path for path in paths):
+        return lambda path: name in path
+    return lambda path: any(each.startswith(f"{name}_") for each in path)
 
 
 def _is_trainable(layer: Any) -> bool:

@@ -102,6 +102,20 @@ def test_no_path_leads_past_a_cut(unfrozen, cut):
     assert difference(model, cut) == 0
 
 
+def test_a_whole_name_wins_over_the_start_of_others():
+    def build():
+        image = keras.Input((4, 4, 1), name="image")
+        x = image
+        for name in ("conv", "conv_1", "conv_2", "other_1"):
+            x = keras.layers.Conv2D(1, 1, name=name)(x)
+        return keras.Model(image, x, name="started")
+
+    model = in_fresh_session(build)
+    assert unfrozen_layers(model, ["conv"]) == ("conv",)
+    assert unfrozen_layers(model, ["conv", "conv_*"]) == ("conv", "conv_1", "conv_2")
+    assert unfrozen_layers(model, ["other"]) == ("other_1",)
+
+
 def test_layers_within_nested_models(convnext):
     nested = "convnext_tiny_downsampling_block_2"
     inside = unfrozen_layers(convnext, [nested])

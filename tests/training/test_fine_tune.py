@@ -23,7 +23,7 @@ from featurestore.training.streamed import StreamOptions
 from featurestore.training.train import TrainOptions, train
 from featurestore_cli.main import run as fs
 
-UNFREEZE = ("conv_pw_13", "conv_dw_13")
+UNFREEZE = ("conv_pw_13*", "conv_dw_13*")
 CUT = "conv_pw_12_relu"
 EMBED = ["--backbone", "mobilenet", "--size", "32", "--weights", "random:0", "--dtype", "float32"]
 
