@@ -1,5 +1,7 @@
 """What training sees is the same, streamed or cached, for a backbone of every family."""
 
+import functools
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -40,6 +42,9 @@ LAST_BLOCK = {
 }
 FAST = "mobilenet"
 EVERY = [pytest.param(name, marks=[] if name == FAST else pytest.mark.slow) for name in LAST_BLOCK]
+# Each builds and compiles hundreds of layers several times; their features are compared above.
+LARGE = ("nasnet_mobile", "inception_resnet_v2", "densenet121", "efficientnet_v2_b0")
+FINE_TUNED = [each for each in EVERY if each.values[0] not in LARGE]
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +68,12 @@ def cache(photographs, backbone):
     return photographs.parent / "caches" / backbone
 
 
+@pytest.fixture(scope="module")
+def embedded_once(photographs):
+    """Embeds for both tests of a backbone: to find what is there already builds a network too."""
+    return functools.cache(functools.partial(embedded, photographs))
+
+
 def embedded(photographs, backbone, *, cache, **fields):
     side = get_spec(backbone).minimum_size
     settings = EmbedSettings(
@@ -84,8 +95,8 @@ def one_epoch(rows):
 
 
 @pytest.mark.parametrize("backbone", EVERY)
-def test_streamed_features_are_the_cached_ones(photographs, cache, backbone):
-    with open_features(embedded(photographs, backbone, cache=cache), cache=cache) as found:
+def test_streamed_features_are_the_cached_ones(embedded_once, cache, backbone):
+    with open_features(embedded_once(backbone, cache=cache), cache=cache) as found:
         pixels = open_pixels(
             found, "train", found.recipe, options=StreamOptions(workers=2), memory_bytes=0
         )
@@ -100,19 +111,21 @@ def test_streamed_features_are_the_cached_ones(photographs, cache, backbone):
     assert np.array_equal(labels, cached_labels[order])
 
 
-@pytest.mark.parametrize("backbone", EVERY)
-def test_fine_tuning_from_images_is_that_from_cached_features(photographs, cache, backbone):
-    with open_features(embedded(photographs, backbone, cache=cache), cache=cache) as found:
+@pytest.mark.parametrize("backbone", FINE_TUNED)
+def test_fine_tuning_from_images_is_that_from_cached_features(
+    photographs, embedded_once, cache, backbone
+):
+    with open_features(embedded_once(backbone, cache=cache), cache=cache) as found:
         start = train(found, DenseSettings(units=4, epochs=1), cache=cache)
 
     told = []
 
     def tuned():
-        # Three steps of 3, 3 and 2 rows in each epoch. The rate is large, so that weights move.
+        # Two steps, of 5 and 3 rows. The rate is large, so that weights move.
         request = FineTuneRequest(
             unfreeze=(LAST_BLOCK[backbone],),
-            epochs=2,
-            batch_size=3,
+            epochs=1,
+            batch_size=5,
             learning_rate=1e-3,
             tell=told.append,
         )
@@ -125,7 +138,8 @@ def test_fine_tuning_from_images_is_that_from_cached_features(photographs, cache
     cached = tuned()
     assert "images run through the frozen layers" in told[0]
     assert "training from the features of" in told[1]
-    assert len(set(streamed.history["train_loss"])) == 2
+    before, after = (run.predictions("train").probabilities for run in (start, streamed))
+    assert np.abs(before - after).max() > 1e-3
     assert streamed.history == cached.history
     for split in ("train", "validation", "test"):
         ours, theirs = streamed.predictions(split), cached.predictions(split)
