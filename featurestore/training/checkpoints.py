@@ -35,6 +35,7 @@ from featurestore.training.contract import UNREADABLE, Checkpoint
 UNFINISHED = ".unfinished"
 _VERSION = 1
 _FACTS = "training.json"
+_NAME = "feature_set"
 _SUFFIX = ".checkpoint"
 _DIGEST = 64
 _STATE = "state"
@@ -125,8 +126,9 @@ def checkpoints_of(
     Parameters
     ----------
     training
-        JSON values: all that decides the fit, and nothing that does not (workers, memory, paths).
-        The versions of the libraries and the device are added.
+        JSON values: all that decides the fit, and nothing that does not (workers, memory, paths),
+        but for ``feature_set``, a name for people. The versions of the libraries and the device
+        are added.
 
     Raises
     ------
@@ -146,7 +148,8 @@ def checkpoints_of(
         "checkpoint_version": _VERSION,
     }
     # Numbers as JSON writes them: a fingerprint takes no floats.
-    key = fingerprint(json.dumps(facts, sort_keys=True))[:32]
+    deciding = {name: value for name, value in facts.items() if name != _NAME}
+    key = fingerprint(json.dumps(deciding, sort_keys=True))[:32]
     folder = cache / RUNS / UNFINISHED / key
     lock = folder.with_suffix(".lock")
     with _held(lock):

@@ -7,15 +7,14 @@ which saves a pass over them in every epoch.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
 from featurestore.errors import InvalidInput
 from featurestore.features import FeatureSet
-from featurestore.training.checkpoints import checkpoints_of
 from featurestore.training.heads import build_settings
+from featurestore.training.resumable import train_resumably
 from featurestore.training.runs import Run
 from featurestore.training.settings import DenseSettings
 from featurestore.training.streamed import (
@@ -25,7 +24,7 @@ from featurestore.training.streamed import (
     open_pixels,
     stream_network,
 )
-from featurestore.training.train import Passage, TrainOptions, check_trainable, train
+from featurestore.training.train import Passage, TrainOptions, check_trainable
 
 PATH = "end-to-end"
 DEFAULTS: Mapping[str, object] = {"optimizer": "nadam"}
@@ -116,21 +115,11 @@ def train_end_to_end(
             None if augmentation is None else {**augmentation.to_dict(), "seed": options.seed}
         ),
     )
-    facts = {
-        "path": PATH,
-        "features": features.fingerprint,
-        "feature_set": features.name,
-        "head": settings.head,
-        "settings": settings.to_dict(),
-        "seed": options.seed,
-        "shuffled_labels": options.shuffle_labels,
-        "augmentation": passage.augmentation,
-    }
-    with checkpoints_of(facts, cache=cache, resumption=streaming.resumption) as checkpoints:
-        return train(
-            features,
-            settings,
-            cache=cache,
-            options=dataclasses.replace(options, checkpoints=checkpoints),
-            passage=passage,
-        )
+    return train_resumably(
+        features,
+        settings,
+        cache=cache,
+        options=options,
+        passage=passage,
+        resumption=streaming.resumption,
+    )

@@ -21,10 +21,10 @@ from featurestore.embedding.command import embed_command, with_views
 from featurestore.errors import InvalidInput, NotFound
 from featurestore.features import FeatureSet, open_record
 from featurestore.recipe import Recipe
-from featurestore.training.checkpoints import checkpoints_of
 from featurestore.training.classify import recipe_of
 from featurestore.training.contract import SampleRows
 from featurestore.training.fine_tune_settings import FineTuneRequest, FineTuneSettings
+from featurestore.training.resumable import train_resumably
 from featurestore.training.runs import Run
 from featurestore.training.settings import DenseSettings
 from featurestore.training.streamed import (
@@ -37,7 +37,7 @@ from featurestore.training.streamed import (
     stream_network,
 )
 from featurestore.training.streamed_features import StreamedFeatures
-from featurestore.training.train import Passage, TrainOptions, train
+from featurestore.training.train import Passage, TrainOptions
 from featurestore.training.views import USUAL_VIEWS
 
 if TYPE_CHECKING:
@@ -356,29 +356,14 @@ def _train(
         parameters=plan.parameters,
         comparable=work.start.features.comparable,
     )
-    settings = plan.head.settings
-    facts = {
-        "path": PATH,
-        "features": features.fingerprint,
-        "feature_set": features.name,
-        "head": settings.head,
-        "settings": settings.to_dict(),
-        "seed": options.seed,
-        "shuffled_labels": options.shuffle_labels,
-        "augmentation": shown,
-        "views": options.views,
-        "started_from": work.start.id,
-    }
-    with checkpoints_of(
-        facts, cache=work.cache, resumption=work.streaming.resumption
-    ) as checkpoints:
-        return train(
-            features,
-            settings,
-            cache=work.cache,
-            options=dataclasses.replace(options, checkpoints=checkpoints),
-            passage=passage,
-        )
+    return train_resumably(
+        features,
+        plan.head.settings,
+        cache=work.cache,
+        options=options,
+        passage=passage,
+        resumption=work.streaming.resumption,
+    )
 
 
 def _augmented(

@@ -150,7 +150,7 @@ def train(
     """
     present = {split: features[split] for split in features.splits if len(features[split])}
     check_trainable(features, present)
-    views = _views_seen(features, options)
+    views = views_seen(features, options)
     created = datetime.now(UTC)
     run_id = new_run_id(
         settings.head,
@@ -285,7 +285,7 @@ def check_trainable(features: Features, present: Mapping[str, SampleRows]) -> No
         )
 
 
-def _views_seen(features: Features, options: TrainOptions) -> Mapping[str, object] | None:
+def views_seen(features: Features, options: TrainOptions) -> Mapping[str, object] | None:
     """Return what the views that are asked for are, as `Run.augmentation` has it."""
     stored = features.recipe.augmentation
     if options.views is None:

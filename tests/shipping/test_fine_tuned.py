@@ -67,7 +67,7 @@ def test_the_card_says_what_was_trained(place):
     card = (place / "told.keras.md").read_text()
     assert "`conv_pw_13_relu`, fine-tuned in `conv_pw_13`, then a dense head" in card
     assert f"started from run `{run.started_from}`" in card
-    assert "1,050,624 of the backbone's 3,228,864 weights" in card
+    assert "1,048,576 of the backbone's 3,228,864 weights" in card
     made_of = json.loads((place / "told.keras.json").read_text())["made_of"]
     assert made_of["path"] == "fine-tune"
-    assert made_of["parameters"]["base_trainable"] == 1_050_624
+    assert made_of["parameters"]["base_trainable"] == 1_048_576

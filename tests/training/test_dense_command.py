@@ -9,6 +9,7 @@ import pytest
 
 from featurestore.testing.heads import MemoryFeatures, blobs
 from featurestore_cli import train as command
+from featurestore_cli.dataset_argument import Meant
 from featurestore_cli.main import run
 
 DENSE = ["train", "blobs", "--head", "dense", "--units", "8", "--epochs", "3", "--json"]
@@ -22,10 +23,11 @@ def rows(monkeypatch, tmp_path):
     }
 
     @contextlib.contextmanager
-    def open_features(name, *, cache):
+    def open_record(record):
         yield MemoryFeatures(rows, ("cats", "dogs"))
 
-    monkeypatch.setattr(command, "open_features", open_features)
+    monkeypatch.setattr(command, "meant_by", lambda name, **_: Meant(name))
+    monkeypatch.setattr(command, "open_record", open_record)
     monkeypatch.setenv("FS_CACHE", str(tmp_path / "cache"))
     return rows
 

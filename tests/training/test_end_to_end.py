@@ -11,7 +11,10 @@ from streaming_sets import embed_photographs, tiny_network
 
 import featurestore as fs
 from featurestore.augmentation import Augmentation
+from featurestore.catalogue import Catalogue
 from featurestore.errors import InvalidInput
+from featurestore.features import open_record
+from featurestore.testing.embedding import TinyChoice
 from featurestore.training.checkpoints import Resumption, find_unfinished
 from featurestore.training.end_to_end import end_to_end_settings, train_end_to_end
 from featurestore.training.evaluation import predict
@@ -110,6 +113,25 @@ def test_a_stopped_training_ends_as_an_undisturbed_one(photos, tmp_path):
     assert resumed == [1]
     assert_same_run(found, expected)
     assert find_unfinished(tmp_path) == []
+
+
+def test_a_stopped_training_goes_on_from_a_set_of_the_same_images_with_views(photos, tmp_path):
+    def stop_in_second(epoch, total, numbers):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        end_to_end(photos, tmp_path, progress=stop_in_second)
+    cache = photos.path.parent.parent
+    views = fs.EmbedSettings(views=2)
+    fs.embed(cache.parent / "photos", views, cache=cache, choose=TinyChoice)
+    resumed = []
+    streaming = dataclasses.replace(STREAMING, resumption=Resumption(resumed=resumed.append))
+    with open_record(Catalogue(cache).find("photos", with_views=True)) as viewed:
+        assert viewed.fingerprint != photos.fingerprint
+        found = end_to_end(viewed, tmp_path, streaming=streaming)
+    assert resumed == [1]
+    assert_same_run(found, end_to_end(photos, tmp_path / "whole"))
 
 
 @pytest.mark.parametrize(

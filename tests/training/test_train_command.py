@@ -10,6 +10,7 @@ from featurestore.testing.heads import MemoryFeatures, blobs
 from featurestore.training.runs import read_runs
 from featurestore.training.settings import LogisticSettings
 from featurestore_cli import train as command
+from featurestore_cli.dataset_argument import Meant
 from featurestore_cli.main import run
 
 LOGISTIC = ["train", "blobs", "--head", "logistic"]
@@ -19,13 +20,17 @@ LOGISTIC = ["train", "blobs", "--head", "logistic"]
 def cache(monkeypatch, tmp_path):
     rows = {"train": blobs(40, n_classes=2), "test": blobs(30, n_classes=2, seed=2)}
 
-    @contextlib.contextmanager
-    def open_features(name, *, cache):
+    def meant_by(name, *, cache, with_views):
         if name != "blobs":
             raise NotFound(f"no feature set {name!r} in cache {cache}", next_step="fs ls")
+        return Meant(name)
+
+    @contextlib.contextmanager
+    def open_record(record):
         yield MemoryFeatures(rows, ("cats", "dogs"))
 
-    monkeypatch.setattr(command, "open_features", open_features)
+    monkeypatch.setattr(command, "meant_by", meant_by)
+    monkeypatch.setattr(command, "open_record", open_record)
     monkeypatch.setenv("FS_CACHE", str(tmp_path))
     return tmp_path
 
