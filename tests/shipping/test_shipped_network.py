@@ -88,9 +88,7 @@ def test_certain_probabilities_are_numbers(tiny):
 
 @pytest.mark.parametrize("kind", ["knn", "random-forest", "sklearn.naive_bayes.GaussianNB"])
 def test_other_heads_are_refused_with_those_that_can(tiny, kind):
-    with pytest.raises(
-        InvalidInput, match=r"layers.*dense, fine-tuned, logistic"
-    ) as raised:
+    with pytest.raises(InvalidInput, match=r"layers.*dense, fine-tuned, logistic") as raised:
         built(tiny, kind, recipe(pooling="max"))
     assert kind in str(raised.value)
     assert "fs train" in raised.value.next_step
