@@ -11,30 +11,27 @@ gradient might stay in the processor's cache.
 from __future__ import annotations
 
 import math
-from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Self
 
-import keras
 import numpy as np
-import tensorflow as tf
 
 from featurestore.errors import IntegrityError, InvalidInput
-from featurestore.training.contract import UNREADABLE, FitOptions, Rows, check_rows
+from featurestore.training.contract import UNREADABLE, FitOptions, Rows
 from featurestore.training.dense_network import (
     OPTIMIZER_SLOTS,
-    both_columns,
     build_network,
     build_optimizer,
     read_network,
 )
-from featurestore.training.dense_steps import Scoring, Training, block_rows, class_weights
-from featurestore.training.epochs import EpochPlan, Fitted, check_stopping, run_epochs
+from featurestore.training.dense_steps import Training, block_rows, class_weights
+from featurestore.training.epochs import Fitted, check_stopping
+from featurestore.training.network_head import NetworkHead
 from featurestore.training.settings import DenseSettings
 from featurestore.training.streaming import RowSource, plan_residence
 
 
-class DenseHead:
+class DenseHead(NetworkHead[DenseSettings]):
     """Flatten, scale, Dense(units, relu), dropout where asked for, then one sigmoid or K softmax.
 
     Computes in float32 whatever the features are stored in. `history_` holds what Keras's `fit`
@@ -42,11 +39,6 @@ class DenseHead:
     epoch while the weights move; the validation split's, unweighted, at the end of each epoch.
     Every row is trained on once an epoch, in the order of `featurestore.training.pools`.
     """
-
-    suffix: ClassVar[str] = ".keras"
-
-    def __init__(self, settings: DenseSettings) -> None:
-        self.settings = settings
 
     def fit(self, train: Rows, validation: Rows | None, *, options: FitOptions) -> Self:
         """Train for the epochs of the settings, or until early stopping ends it.
@@ -84,52 +76,12 @@ class DenseHead:
             batch_size=settings.batch_size,
             class_weights=class_weights(settings.class_weight, train.labels, options.n_classes),
         )
-        scoring = (
-            None
-            if validation is None
-            else Scoring(model, RowSource(validation, held=kept.validation))
-        )
-        fitted = run_epochs(
+        return self._train(
             training,
-            scoring,
-            plan=EpochPlan(
-                head=settings.head,
-                epochs=settings.epochs,
-                learning_rate=settings.learning_rate,
-                patience=settings.patience,
-            ),
+            None if validation is None else RowSource(validation, held=kept.validation),
             shuffles=np.random.default_rng(seeds[3]),
             options=options,
         )
-        self._adopt(model, fitted)
-        return self
-
-    def _adopt(self, model: Any, fitted: Fitted) -> None:
-        self.model_ = model
-        self.feature_shape_ = tuple(model.input_shape[1:])
-        self.n_classes_ = max(2, model.output_shape[-1])
-        self.history_ = fitted.history
-        self.chosen_ = fitted.chosen
-        self.notes_ = fitted.notes
-        # A partial is a function of its own to TensorFlow's warning of frequent tracing; lambdas of
-        # one line are all the same, and a process that loads ten heads would be warned.
-        self._predict = tf.function(partial(_probabilities, model), reduce_retracing=True)
-
-    def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """Return (N, n_classes) float32; with two classes, one minus the sigmoid comes first."""
-        if not hasattr(self, "model_"):
-            raise InvalidInput("head dense is not fitted", next_step="call fit or load first")
-        check_rows(X, self.feature_shape_)
-        probabilities = np.empty((len(X), self.n_classes_), np.float32)
-        step = block_rows(int(np.prod(self.feature_shape_)))
-        for start in range(0, len(X), step):
-            block = tf.constant(X[start : start + step])
-            probabilities[start : start + step] = self._predict(block).numpy()
-        return probabilities
-
-    def save(self, path: Path) -> None:
-        """Write a `.keras` file of built-in layers, without optimizer state."""
-        self.model_.save(path)
 
     def load(self, path: Path, *, feature_shape: tuple[int, ...], n_classes: int) -> Self:
         """Read the scale and the weights of a `.keras` file, and nothing else of it.
@@ -150,10 +102,6 @@ class DenseHead:
         self._adopt(model, Fitted())
         return self
 
-    def versions(self) -> dict[str, str]:
-        """Return the versions of TensorFlow and Keras."""
-        return {"tensorflow": tf.__version__, "keras": keras.__version__}
-
 
 def _check_memory(settings: DenseSettings, train: Rows, options: FitOptions) -> None:
     """Refuse a network that alone needs more memory than allowed, before it is made."""
@@ -170,10 +118,6 @@ def _check_memory(settings: DenseSettings, train: Rows, options: FitOptions) -> 
             f"{options.memory_bytes / 2**30:.2f} GiB allowed",
             next_step=f"fewer --units, or --memory {math.ceil(needed / 2**20)}MiB",
         )
-
-
-def _probabilities(model: Any, block: tf.Tensor) -> tf.Tensor:
-    return both_columns(model(tf.cast(block, tf.float32), training=False))
 
 
 def _root_mean_square(rows: RowSource) -> float:

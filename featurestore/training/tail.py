@@ -9,25 +9,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from featurestore.errors import IntegrityError, InvalidInput
 from featurestore.training.contract import UNREADABLE, FitOptions, Rows, check_rows
-from featurestore.training.dense_network import OPTIMIZER_SLOTS, both_columns, build_optimizer
-from featurestore.training.dense_steps import Scoring, Training, block_rows, class_weights
-from featurestore.training.epochs import EpochPlan, Fitted, check_stopping, run_epochs
+from featurestore.training.dense_network import OPTIMIZER_SLOTS, build_optimizer
+from featurestore.training.dense_steps import Training, class_weights
+from featurestore.training.epochs import Fitted, check_stopping
 from featurestore.training.fine_tune_settings import FineTuneSettings
+from featurestore.training.network_head import NetworkHead
 from featurestore.training.streaming import RowSource, plan_residence
 from featurestore.training.tail_network import TailStart, build_tail, in_float32, read_tail, reseed
 
 
-class FineTunedHead:
+class FineTunedHead(NetworkHead[FineTuneSettings]):
     """A `Head` on features of the cut layer; its network is `tail_network.build_tail`'s.
 
     Parameters
@@ -36,10 +35,8 @@ class FineTunedHead:
         What `fit` begins with; None: it can be loaded, not fitted.
     """
 
-    suffix: ClassVar[str] = ".keras"
-
     def __init__(self, settings: FineTuneSettings, start: TailStart | None = None) -> None:
-        self.settings = settings
+        super().__init__(settings)
         self.start = start
 
     def fit(self, train: Rows, validation: Rows | None, *, options: FitOptions) -> Self:
@@ -78,46 +75,12 @@ class FineTunedHead:
             batch_size=settings.batch_size,
             class_weights=class_weights(settings.class_weight, train.labels, options.n_classes),
         )
-        scoring = (
-            None
-            if validation is None
-            else Scoring(model, RowSource(validation, held=kept.validation))
-        )
-        fitted = run_epochs(
+        return self._train(
             training,
-            scoring,
-            plan=EpochPlan(
-                head=settings.head,
-                epochs=settings.epochs,
-                learning_rate=settings.learning_rate,
-                patience=settings.patience,
-            ),
+            None if validation is None else RowSource(validation, held=kept.validation),
             shuffles=np.random.default_rng(shuffled),
             options=options,
         )
-        self._adopt(model, fitted)
-        return self
-
-    def _adopt(self, model: Any, fitted: Fitted) -> None:
-        self.model_ = model
-        self.feature_shape_ = tuple(model.input_shape[1:])
-        self.n_classes_ = max(2, model.output_shape[-1])
-        self.history_ = fitted.history
-        self.chosen_ = fitted.chosen
-        self.notes_ = fitted.notes
-        self._predict = tf.function(partial(_probabilities, model), reduce_retracing=True)
-
-    def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """Return (N, n_classes) float32; with two classes, one minus the sigmoid comes first."""
-        if not hasattr(self, "model_"):
-            raise InvalidInput("head fine-tuned is not fitted", next_step="call fit or load first")
-        check_rows(X, self.feature_shape_)
-        probabilities = np.empty((len(X), self.n_classes_), np.float32)
-        step = block_rows(math.prod(self.feature_shape_))
-        for start in range(0, len(X), step):
-            block = tf.constant(X[start : start + step])
-            probabilities[start : start + step] = self._predict(block).numpy()
-        return probabilities
 
     def save(self, path: Path) -> None:
         """Write a `.keras` file without optimizer state.
@@ -125,7 +88,7 @@ class FineTunedHead:
         Unless the statistics were trained too it holds a layer of this package, `_AsPretrained`,
         which Keras alone cannot load: `load` does, and `in_float32().model_` is a plain network.
         """
-        self.model_.save(path)
+        super().save(path)
 
     def load(self, path: Path, *, feature_shape: tuple[int, ...], n_classes: int) -> Self:
         """Read the head's scale and the weights of a `.keras` file, and nothing else of it.
@@ -155,10 +118,6 @@ class FineTunedHead:
         head._adopt(model, Fitted())
         return head
 
-    def versions(self) -> dict[str, str]:
-        """Return the versions of TensorFlow and Keras."""
-        return {"tensorflow": tf.__version__, "keras": keras.__version__}
-
 
 def _build_optimizer(settings: FineTuneSettings) -> Any:
     optimizer = build_optimizer(settings)
@@ -183,7 +142,3 @@ def _check_memory(settings: FineTuneSettings, model: Any, options: FitOptions) -
             f"{options.memory_bytes / 2**30:.2f} GiB allowed",
             next_step=f"unfreeze less, or --memory {math.ceil(needed / 2**20)}MiB",
         )
-
-
-def _probabilities(model: Any, block: tf.Tensor) -> tf.Tensor:
-    return both_columns(model(tf.cast(block, tf.float32), training=False))
