@@ -15,6 +15,7 @@ from featurestore.errors import InvalidInput
 from featurestore.features import FeatureSet
 from featurestore.training.heads import build_settings
 from featurestore.training.resumable import train_resumably
+from featurestore.training.run_record import END_TO_END
 from featurestore.training.runs import Run
 from featurestore.training.settings import DenseSettings
 from featurestore.training.streamed import (
@@ -26,7 +27,6 @@ from featurestore.training.streamed import (
 )
 from featurestore.training.train import Passage, TrainOptions, check_trainable
 
-PATH = "end-to-end"
 DEFAULTS: Mapping[str, object] = {"optimizer": "nadam"}
 """Where this path's defaults differ from `DenseSettings`: the reference's optimizer."""
 
@@ -79,13 +79,13 @@ def train_end_to_end(
     """
     if settings.head != DenseSettings.head:
         raise InvalidInput(
-            f"path {PATH}: expected head {DenseSettings.head}, found {settings.head}, which does "
-            "not learn in steps that could each see another version of an image",
+            f"path {END_TO_END}: expected head {DenseSettings.head}, found {settings.head}, which "
+            "does not learn in steps that could each see another version of an image",
             next_step=f"--head {DenseSettings.head}, or embed with --views for other heads",
         )
     if options.views is not None:
         raise InvalidInput(
-            f"path {PATH}: expected images that are augmented in every epoch, "
+            f"path {END_TO_END}: expected images that are augmented in every epoch, "
             f"found {options.views} stored views",
             next_step="leave views out and give an augmentation, or train on the views as they "
             "are stored: fs train --path cached --views K",
@@ -109,7 +109,7 @@ def train_end_to_end(
         seed=options.seed,
     )
     passage = Passage(
-        path=PATH,
+        path=END_TO_END,
         train=rows,
         augmentation=(
             None if augmentation is None else {**augmentation.to_dict(), "seed": options.seed}

@@ -25,6 +25,7 @@ from featurestore.training.classify import recipe_of
 from featurestore.training.contract import SampleRows
 from featurestore.training.fine_tune_settings import FineTuneRequest, FineTuneSettings
 from featurestore.training.resumable import train_resumably
+from featurestore.training.run_record import FINE_TUNE
 from featurestore.training.runs import Run
 from featurestore.training.settings import DenseSettings
 from featurestore.training.streamed import (
@@ -45,9 +46,7 @@ if TYPE_CHECKING:
     from featurestore.training.dense import DenseHead
     from featurestore.training.tail import FineTunedHead
 
-__all__ = ["PATH", "FineTuneRequest", "fine_tune"]
-
-PATH = "fine-tune"
+__all__ = ["FineTuneRequest", "fine_tune"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -272,7 +271,7 @@ def _committed(work: _Work, plan: _Plan, source: FeatureSet) -> Record | None:
         raise InvalidInput(
             f"{len(names)} feature sets have views of these images at layer {plan.recipe.layer}, "
             f"drawn from other ranges or by another seed: {', '.join(names)}",
-            next_step=f"say which: fs train {names[0]} --path {PATH} …",
+            next_step=f"say which: fs train {names[0]} --path {FINE_TUNE} …",
         )
     return max(enough, key=lambda each: each.sequence)
 
@@ -348,7 +347,7 @@ def _train(
     options, augmentation = work.options, work.streaming.augmentation
     shown = None if augmentation is None else {**augmentation.to_dict(), "seed": options.seed}
     passage = Passage(
-        path=PATH,
+        path=FINE_TUNE,
         head=plan.head,
         train=_augmented(work, plan, features, source),
         augmentation=shown,

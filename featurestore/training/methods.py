@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from featurestore.augmentation import Augmentation
 from featurestore.training.head_specs import head_label, settings_key
+from featurestore.training.run_record import CACHED, END_TO_END, FINE_TUNE
 from featurestore.training.runs import Run
 from featurestore.training.settings import DenseSettings
 
-CACHED, END_TO_END, FINE_TUNE = "cached", "end-to-end", "fine-tune"
 _RANGES = Augmentation().to_dict()
 
 

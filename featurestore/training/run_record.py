@@ -18,16 +18,17 @@ from featurestore.errors import InvalidInput
 from featurestore.manifest import SPLITS
 from featurestore.recipe import Views
 
+CACHED, END_TO_END, FINE_TUNE = "cached", "end-to-end", "fine-tune"
 _MODELS = ("model.keras", "model.skops")
 _ADDED_IN_2: Mapping[str, object] = {"shuffled_labels": False, "chosen": {}}
 _ADDED_IN_3: Mapping[str, object] = {
-    "path_taken": "cached",
+    "path_taken": CACHED,
     "augmentation": None,
     "started_from": None,
     "parameters": {},
 }
-PATHS = ("cached", "end-to-end", "fine-tune")
-_HEADS = {"end-to-end": "dense", "fine-tune": "fine-tuned"}
+PATHS = (CACHED, END_TO_END, FINE_TUNE)
+_HEADS = {END_TO_END: "dense", FINE_TUNE: "fine-tuned"}
 _SHOWN = 80
 
 
@@ -97,8 +98,8 @@ def check_record(fields: Mapping[str, Any]) -> None:
 def _check_path(fields: Mapping[str, Any]) -> None:
     """Refuse a record whose path does not go with what else it says of it."""
     path, augmentation, head = fields["path_taken"], fields["augmentation"], fields["head"]
-    tuned = path == "fine-tune"
-    if head != _HEADS.get(path, head) or (head == _HEADS["fine-tune"] and not tuned):
+    tuned = path == FINE_TUNE
+    if head != _HEADS.get(path, head) or (head == _HEADS[FINE_TUNE] and not tuned):
         expected = _HEADS.get(path, "one that is chosen by name")
         raise ValueError(f"head: expected {expected} of path {path}, found {_shown(head)}")
     if (fields["started_from"] is not None) != tuned:
@@ -107,8 +108,8 @@ def _check_path(fields: Mapping[str, Any]) -> None:
             f"started_from: expected {expected} of path {path}, "
             f"found {_shown(fields['started_from'])}"
         )
-    if augmentation is not None and not tuned and ("views" in augmentation) != (path == "cached"):
-        expected = "stored views" if path == "cached" else "ranges and a seed"
+    if augmentation is not None and not tuned and ("views" in augmentation) != (path == CACHED):
+        expected = "stored views" if path == CACHED else "ranges and a seed"
         raise ValueError(
             f"augmentation: expected {expected} of path {path}, found {_shown(augmentation)}"
         )

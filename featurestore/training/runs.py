@@ -37,6 +37,7 @@ from featurestore.stores import durable
 from featurestore.training.contract import Head, HeadSettings
 from featurestore.training.heads import create_head, stored_settings
 from featurestore.training.run_record import (
+    CACHED,
     check_record,
     parse_record,
     predictions_name,
@@ -126,7 +127,7 @@ class Run:
     settings: HeadSettings
     seed: int
     shuffled_labels: bool
-    path_taken: str = "cached"
+    path_taken: str = CACHED
     augmentation: Mapping[str, object] | None = None
     started_from: str | None = None
     parameters: Mapping[str, int] = dataclasses.field(default_factory=dict)

@@ -34,6 +34,7 @@ from featurestore.training.contract import (
 from featurestore.training.evaluation import predict, score, seconds_per_row
 from featurestore.training.heads import create_head, has_epochs
 from featurestore.training.rows import relabelled
+from featurestore.training.run_record import CACHED
 from featurestore.training.runs import Run, TrainedOn, new_run_id, write_run
 from featurestore.training.views import ViewRows, count_views
 
@@ -88,7 +89,7 @@ class Passage:
         As `Run` and `TrainedOn` have them; `comparable` None is the set's own.
     """
 
-    path: str = "cached"
+    path: str = CACHED
     head: Head | None = None
     train: SampleRows | None = None
     augmentation: Mapping[str, object] | None = None
