@@ -26,7 +26,7 @@ from featurestore.errors import Conflict, NotFound
 from featurestore.locks import hold, is_held
 from featurestore.stores import SUFFIXES, durable
 from featurestore.training.checkpoints import UNFINISHED, Unfinished, find_unfinished
-from featurestore.training.methods import FINE_TUNE
+from featurestore.training.run_record import FINE_TUNE
 from featurestore.training.runs import find_run_path, read_runs
 
 # Writing a run takes less than a second and no lock: what has lain for an hour is nobody's.

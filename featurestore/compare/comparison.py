@@ -48,7 +48,7 @@ from featurestore.compare.statistics import (
 )
 from featurestore.errors import IntegrityError, InvalidInput
 from featurestore.training.evaluation import METRICS
-from featurestore.training.methods import FINE_TUNE
+from featurestore.training.run_record import FINE_TUNE
 from featurestore.training.runs import Run, TrainedOn
 from featurestore.training.settings import stops_early
 

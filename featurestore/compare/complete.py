@@ -8,7 +8,7 @@ from pathlib import Path
 
 from featurestore.training.contract import Features, HeadSettings
 from featurestore.training.head_specs import head_label, settings_key
-from featurestore.training.methods import CACHED
+from featurestore.training.run_record import CACHED
 from featurestore.training.runs import Run
 from featurestore.training.train import TrainOptions, train
 

@@ -17,7 +17,8 @@ from featurestore.report.text import (
     points_text,
     seconds_text,
 )
-from featurestore.training.methods import CACHED, FINE_TUNE, pixels_text, weights_text
+from featurestore.training.methods import pixels_text, weights_text
+from featurestore.training.run_record import CACHED, FINE_TUNE
 
 _METRIC_NAMES = {
     "accuracy": "accuracy",

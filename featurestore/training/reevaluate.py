@@ -18,7 +18,7 @@ from featurestore.errors import Conflict, NotFound
 from featurestore.features import FeatureSet, Split, open_record
 from featurestore.training.classify import judged_on, recipe_of
 from featurestore.training.evaluation import Metrics, Predictions, predict, score
-from featurestore.training.methods import FINE_TUNE
+from featurestore.training.run_record import FINE_TUNE
 from featurestore.training.runs import Run
 
 # Another processor, or another version of a library, adds float32 in another order: with kernels
