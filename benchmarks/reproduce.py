@@ -132,7 +132,9 @@ class Experiment:
 
         return self.trained(part, asked, fit)
 
-    def fine_tune(self, part: str, *, start: str, streamed: bool = False) -> Numbers:
+    def fine_tune(
+        self, part: str, *, start: str, streamed: bool = False, views: int | None = None
+    ) -> Numbers:
         from featurestore.training.fine_tune import FineTuneRequest, fine_tune
         from featurestore.training.streamed import StreamOptions
 
@@ -140,13 +142,15 @@ class Experiment:
         epochs = self.epochs["streamed fine-tune" if streamed else "fine-tune"]
         request = FineTuneRequest(unfreeze=("block5",), epochs=epochs, tell=say)
         asked = {"from": begun_with.id, "epochs": epochs, "streamed": streamed}
+        if views is not None:
+            asked["views"] = views
 
         def fit(clock: EpochClock) -> Run:
             return fine_tune(
                 begun_with,
                 request,
                 cache=self.cache,
-                options=TrainOptions(progress=clock),
+                options=TrainOptions(progress=clock, views=views),
                 streaming=StreamOptions(
                     augmentation=REFERENCE if streamed else None,
                     resumption=Resumption(resumed=clock.went_on),
@@ -204,6 +208,18 @@ PARTS = (
     Part(
         "fine-tune from end to end",
         lambda e, part: e.fine_tune(part, start="end to end"),
+        FINE_TUNED,
+    ),
+    Part(
+        "embed block4 views",
+        lambda e, part: e.embed(
+            part, e.settings(layer="block4_pool", views=e.views, augmentation=REFERENCE)
+        ),
+    ),
+    Part(
+        "fine-tune on views",
+        # The reference augments while it fine-tunes; these are its images, drawn beforehand.
+        lambda e, part: e.fine_tune(part, start="end to end", views=e.views),
         FINE_TUNED,
     ),
     Part(
