@@ -1,0 +1,1 @@
+"""A cache on another machine, reached through its service: list, pull, open, embed."""

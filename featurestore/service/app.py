@@ -1,0 +1,35 @@
+"""The HTTP application: routes, errors and the life of the service, put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from featurestore import __name__ as package
+from featurestore.service import catalogue_routes, problems
+from featurestore.service.contract import ServiceSettings
+from featurestore.service.service import create_service
+
+# In the order in which they are asked; a path parameter that takes slashes comes last.
+_ROUTERS = (catalogue_routes.router,)
+
+
+def create_app(settings: ServiceSettings) -> FastAPI:
+    """Return the application of one cache. Nothing is opened before it is started."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.service = service = create_service(settings)
+        try:
+            yield
+        finally:
+            await service.close()
+
+    # Its own documentation pages load their scripts from another server; ours do not.
+    app = FastAPI(title=package, docs_url=None, redoc_url=None, lifespan=lifespan)
+    problems.add_handlers(app)
+    for router in _ROUTERS:
+        app.include_router(router)
+    return app

@@ -1,0 +1,32 @@
+"""The service without HTTP: what routes and pages ask, made from the settings in one place."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from starlette.requests import HTTPConnection
+
+from featurestore.service.contract import FindsSets, ServiceSettings
+from featurestore.service.live_catalogue import LiveCatalogue
+
+
+@dataclasses.dataclass
+class Service:
+    """Everything that lives as long as the service does."""
+
+    settings: ServiceSettings
+    catalogue: FindsSets
+
+    async def close(self) -> None:
+        """Finish what was accepted and let go of everything."""
+
+
+def create_service(settings: ServiceSettings) -> Service:
+    """Put the parts together; opens no network and no store yet."""
+    return Service(settings=settings, catalogue=LiveCatalogue(settings.cache))
+
+
+def service_of(connection: HTTPConnection) -> Service:
+    """Return the service that a request or a dependency belongs to."""
+    service: Service = connection.app.state.service
+    return service
