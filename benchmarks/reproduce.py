@@ -313,6 +313,9 @@ def print_table(ledger: Ledger) -> None:
                 f"  {found['feature_set']}"
             )
             continue
+        if "run" not in found:
+            say(f"{part.name:27}{'unfinished':>11}")
+            continue
         reported = part.reported
         epochs = "-" if found["epochs"] is None else str(found["epochs"])
         if reported is not None:
