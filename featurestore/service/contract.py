@@ -128,11 +128,14 @@ class Answer:
 class EmbedsImages(Protocol):
     """Features of images' bytes; one for the whole service, for all recipes and clients."""
 
-    async def embed(self, recipe: Recipe, images: Sequence[bytes]) -> list[Answer]:
+    async def embed(
+        self, recipe: Recipe, images: Sequence[bytes], *, other_weights: Sequence[str] = ()
+    ) -> list[Answer]:
         """Return what became of each image, in order.
 
         Known digests are answered without the network; the rest shares batches with other
         requests. Equal bytes in one request or in several at once are computed once.
+        `other_weights` is as in `OnDemandOptions`: of a run whose recipe no set has.
 
         Raises
         ------
