@@ -27,7 +27,7 @@ _RIGHT = ("index", "parameters")
     "--unfreeze",
     multiple=True,
     metavar="LAYER",
-    help="Freeze all but the layers whose names start so, such as block5; may be repeated.",
+    help="Freeze all but these layers, named as for fs train: block5, 'block7*'; may be repeated.",
 )
 @click.option("--head", is_flag=True, help="With the head Flatten, Dense(256), Dense(1) on it.")
 @json_option

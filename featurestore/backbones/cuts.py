@@ -44,6 +44,13 @@ def unfrozen_layers(model: Any, names: Sequence[str]) -> tuple[str, ...]:
     return tuple(own for own, _, _ in layers if own in chosen)
 
 
+def train_only(model: Any, names: Sequence[str]) -> None:
+    """Freeze every layer but those that `names` mean, as `unfrozen_layers`; no name: every one."""
+    unfrozen = set(unfrozen_layers(model, names)) if names else set()
+    for name, _, layer in _named_layers(model):
+        layer.trainable = name in unfrozen
+
+
 def last_frozen_layer(model: Any, unfrozen: Sequence[str]) -> str:
     """Return the name of the latest operation that can be the cut before `unfrozen`.
 

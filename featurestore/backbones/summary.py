@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from featurestore.backbones.architecture import build_model, in_fresh_session
+from featurestore.backbones.cuts import train_only
 from featurestore.backbones.table import get_spec
 from featurestore.errors import InvalidInput
 
@@ -80,8 +81,8 @@ class SummaryOptions:
     size
         (height, width) in pixels; None is the backbone's default.
     unfreeze
-        Names of layers, or starts of names such as ``block5``, that stay trainable while the rest
-        is frozen; None freezes nothing, or the whole backbone under a head.
+        Layers that stay trainable while the rest is frozen, named as for `unfrozen_layers`; None
+        freezes nothing, or the whole backbone under a head.
     head
         Put the reference head on it: Flatten, Dense(256, relu), Dense(1, sigmoid).
     """
@@ -98,8 +99,8 @@ def summarize(backbone: str, options: SummaryOptions | None = None) -> BackboneS
     Raises
     ------
     InvalidInput
-        Unknown backbone, a size it cannot have, a name to unfreeze that no layer starts with, or a
-        head on top of a top.
+        Unknown backbone, a size it cannot have, a name to unfreeze that means no layer, or a head
+        on top of a top.
     """
     options = options or SummaryOptions()
     spec = get_spec(backbone)
@@ -113,7 +114,7 @@ def summarize(backbone: str, options: SummaryOptions | None = None) -> BackboneS
     whole = in_fresh_session(lambda: _with_head(model)) if options.head else None
     unfrozen = None if whole is None else _counts(whole)
     if options.unfreeze is not None or whole is not None:
-        _freeze_except(model, options.unfreeze or (), backbone=backbone)
+        train_only(model, options.unfreeze or ())
     base = _rows(model.layers, first=0)
     return BackboneSummary(
         backbone=spec.name,
@@ -137,19 +138,6 @@ def _with_head(base: Any) -> Any:
             keras.layers.Dense(1, activation="sigmoid"),
         ]
     )
-
-
-def _freeze_except(model: Any, names: Sequence[str], *, backbone: str) -> None:
-    unmatched = [
-        name for name in names if not any(layer.name.startswith(name) for layer in model.layers)
-    ]
-    if unmatched:
-        raise InvalidInput(
-            f"unfreeze {', '.join(unmatched)}: no layer of {backbone} has a name that starts so",
-            next_step=f"fs summary {backbone}",
-        )
-    for layer in model.layers:
-        layer.trainable = any(layer.name.startswith(name) for name in names)
 
 
 def _rows(layers: Sequence[Any], *, first: int) -> tuple[LayerRow, ...]:

@@ -69,6 +69,14 @@ def test_an_unfreeze_that_matches_nothing_is_refused():
         summarize("vgg16", SummaryOptions(size=(32, 32), unfreeze=["block5", "block6"]))
 
 
+def test_names_to_unfreeze_mean_what_they_mean_in_fine_tuning():
+    # Of ResNet's conv1_conv and conv1_bn; "conv1_b" is the start of a name, but of no whole word.
+    with pytest.raises(InvalidInput, match="conv1_b"):
+        summarize("resnet50", SummaryOptions(size=(32, 32), unfreeze=["conv1_b"]))
+    found = summarize("resnet50", SummaryOptions(size=(32, 32), unfreeze=["conv1*"]))
+    assert [row.name for row in found.layers if row.trainable] == ["conv1_conv", "conv1_bn"]
+
+
 def test_a_head_and_a_top_together_are_refused():
     with pytest.raises(InvalidInput, match="top"):
         summarize("vgg16", SummaryOptions(top=True, head=True))
