@@ -30,6 +30,7 @@ _COMMANDS = {
     "runs": ("runs", "runs", "List the runs of a cache, sorted as asked."),
     "evaluate": ("evaluate", "evaluate", "Score a run again, or on other features of its recipe."),
     "predict": ("predict", "predict", "Classify images with a run, through the cache."),
+    "serve": ("serve", "serve", "Serve a cache over HTTP: browse, pull, embed, predict."),
     "rm": ("runs", "rm", "Remove runs."),
     "compare": ("compare", "compare", "Compare heads, and say what can be told apart."),
     "learning-curve": (

@@ -1,0 +1,143 @@
+"""Runs the application: one process, one socket, until it is told to stop."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import uvicorn
+
+from featurestore.errors import Conflict, InvalidInput
+from featurestore.service.app import create_app
+from featurestore.service.contract import ServiceSettings
+
+DEFAULT_PORT = 8000
+_KEEP_ALIVE_S = 75  # longer than clients keep a connection idle, so that they close it, not we
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Address:
+    """Where a service listens; port 0 is any free one."""
+
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def run_server(
+    settings: ServiceSettings,
+    address: Address = Address(),  # frozen
+    *,
+    ready: Callable[[str], None] = lambda url: None,
+) -> None:
+    """Serve until SIGINT or SIGTERM, then finish what was accepted; a second signal ends at once.
+
+    Parameters
+    ----------
+    ready
+        Told the URL once connections are accepted.
+
+    Raises
+    ------
+    InvalidInput
+        The address is not this machine's, or others can reach it and no token is asked for.
+    Conflict
+        Something else listens there.
+    """
+    if settings.token is None and not address.is_loopback:
+        raise InvalidInput(
+            f"{address.host} can be reached from other machines, and no token is asked for",
+            next_step="give a token, or listen on 127.0.0.1",
+        )
+    listener = _listen(address)
+    url = url_of(address.host, listener.getsockname()[1])
+    config = uvicorn.Config(
+        create_app(settings),
+        ws="none",
+        workers=1,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        forwarded_allow_ips="127.0.0.1,::1",
+        timeout_keep_alive=_KEEP_ALIVE_S,
+    )
+    _Server(config, ready=lambda: ready(url)).run(sockets=[listener])
+
+
+def url_of(host: str, port: int) -> str:
+    """Return the URL under which a person reaches a service that listens on `host`."""
+    if host in ("0.0.0.0", "::"):  # noqa: S104 -- compared, not bound
+        host = socket.gethostname()
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class _Server(uvicorn.Server):
+    """Tells when it is ready, ends with exit code 0 when it was asked to, and at once if twice."""
+
+    def __init__(self, config: uvicorn.Config, *, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # uvicorn's own raises the signal again when all is done, so that the process dies of it.
+        before = {name: signal.signal(name, self.handle_exit) for name in _SIGNALS}
+        try:
+            yield
+        finally:
+            for name, handler in before.items():
+                signal.signal(name, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.should_exit = True
+        for name in _SIGNALS:  # the system ends us then, whatever a thread is busy with
+            signal.signal(name, signal.SIG_DFL)
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def _listen(address: Address) -> socket.socket:
+    where = f"{address.host} port {address.port}"
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise InvalidInput(f"{where}: no address of this machine: {error.strerror}") from error
+    listener = socket.socket(family, kind, protocol)
+    try:
+        if os.name == "posix":  # Windows lets two processes share a port by it
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6 and sys.platform != "win32" and address.host == "::":
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.bind(place)
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise Conflict(
+            f"{where}: {error.strerror}",
+            next_step="give another --port; 0 takes a free one",
+        ) from error
+    return listener
