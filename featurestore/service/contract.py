@@ -15,7 +15,7 @@ import numpy as np
 
 from featurestore.catalogue import Record
 from featurestore.embedding.on_demand import Origin
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import FeatureStoreError, NotFound
 from featurestore.executors.contract import EmbedsBatches
 from featurestore.images import MAX_PIXELS
 from featurestore.online import DEFAULT_ONLINE_BYTES
@@ -74,6 +74,10 @@ class ServiceSettings:
         Processes that decode images; None is one for each processor.
     network
         Builds the network instead of reading weights from where a feature set's provenance says.
+    hosts
+        Names, without port, by which requests may call the service; None allows any. A service that
+        asks for no token must know its own: else a page from anywhere, whose name is made to point
+        here, could read it in a browser on this machine (DNS rebinding).
     """
 
     cache: Path
@@ -85,6 +89,7 @@ class ServiceSettings:
     heads_bytes: int = 2**30
     workers: int | None = None
     network: Callable[[Recipe], EmbedsBatches] | None = None
+    hosts: tuple[str, ...] | None = None
 
 
 class Busy(FeatureStoreError):  # noqa: N818 -- named by what the reader does
@@ -105,6 +110,14 @@ class TooLarge(FeatureStoreError):  # noqa: N818
     exit_code = 3
 
 
+class Gone(NotFound):
+    """A piece of a store that is no longer there, asked for by who has read what the store holds.
+
+    Answered otherwise than `NotFound`: stock readers of Zarr take a chunk that is not found for one
+    of zeros.
+    """
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Answer:
     """What became of one image.
@@ -123,6 +136,42 @@ class Answer:
     features: np.ndarray | None
     reason: str | None
     origin: Origin
+
+
+class Counts(Protocol):
+    """Told what becomes of images and heads, for `/metrics`; costs little, from any thread."""
+
+    def answered(self, origin: Origin, images: int) -> None:
+        """So many images were answered with features or the reason why there are none."""
+        ...
+
+    def batch(self, images: int, seconds: float) -> None:
+        """So many images went through the network together."""
+        ...
+
+    def queued(self, images: int) -> None:
+        """So many images wait for the network now, over all recipes."""
+        ...
+
+    def heads_loaded(self, heads: int, model_bytes: int) -> None:
+        """So many heads are loaded now, from model files of so many bytes."""
+        ...
+
+
+class NoCounts:
+    """Where nobody counts."""
+
+    def answered(self, origin: Origin, images: int) -> None:
+        """See `Counts`."""
+
+    def batch(self, images: int, seconds: float) -> None:
+        """See `Counts`."""
+
+    def queued(self, images: int) -> None:
+        """See `Counts`."""
+
+    def heads_loaded(self, heads: int, model_bytes: int) -> None:
+        """See `Counts`."""
 
 
 class EmbedsImages(Protocol):

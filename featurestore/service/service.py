@@ -8,6 +8,7 @@ from starlette.requests import HTTPConnection
 
 from featurestore.service.contract import FindsSets, ServiceSettings
 from featurestore.service.live_catalogue import LiveCatalogue
+from featurestore.service.metrics import Metrics
 
 
 @dataclasses.dataclass
@@ -16,6 +17,7 @@ class Service:
 
     settings: ServiceSettings
     catalogue: FindsSets
+    metrics: Metrics
 
     async def close(self) -> None:
         """Finish what was accepted and let go of everything."""
@@ -23,7 +25,7 @@ class Service:
 
 def create_service(settings: ServiceSettings) -> Service:
     """Put the parts together; opens no network and no store yet."""
-    return Service(settings=settings, catalogue=LiveCatalogue(settings.cache))
+    return Service(settings=settings, catalogue=LiveCatalogue(settings.cache), metrics=Metrics())
 
 
 def service_of(connection: HTTPConnection) -> Service:
