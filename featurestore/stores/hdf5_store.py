@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from math import prod
 from pathlib import Path
@@ -22,6 +21,7 @@ from featurestore.stores.contract import (
     StoreLayout,
     Texts,
 )
+from featurestore.stores.files import LocalFiles, StoreFiles
 from featurestore.stores.hdf5_sink import Hdf5Sink
 from featurestore.stores.ledger import DIGEST_BYTES, SplitLedger
 
@@ -194,8 +194,8 @@ def _names_in_order(file: h5py.File) -> list[str]:
 class Hdf5Split:
     """Rows of one split of an HDF5 store; see `SplitReader`."""
 
-    def __init__(self, store: Path, name: str, group: h5py.Group) -> None:
-        self._store = store
+    def __init__(self, files: StoreFiles, name: str, group: h5py.Group) -> None:
+        self._files = files
         self._name = name
         self._group = group
         self._features = group["features"]
@@ -292,7 +292,7 @@ class Hdf5Split:
     def _require_open(self) -> None:
         # h5py's own error for this could not be told from damage.
         if not self._features:
-            raise ValueError(f"store {self._store} was closed; open it again to read")
+            raise ValueError(f"store {self._files.place} was closed; open it again to read")
 
     def _read(self, name: str, access: Callable[[h5py.Dataset], Any]) -> Any:
         self._require_open()
@@ -329,7 +329,7 @@ class Hdf5Split:
 
     def _damaged(self, array: str, rows: range, reason: object) -> IntegrityError:
         return version.damaged_rows(
-            self._store, split=self._name, array=array, rows=rows, reason=str(reason)
+            self._files, version.StoredRows(self._name, array, rows), str(reason)
         )
 
 
@@ -337,7 +337,7 @@ class Hdf5Reader:
     """A finished HDF5 store; see `StoreReader`."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._files: StoreFiles = LocalFiles(path)
         with path.open("rb"):
             pass  # what the operating system refuses is its own error, not damage
         try:
@@ -348,15 +348,15 @@ class Hdf5Reader:
                 next_step="end the program that has it open, then: fs verify",
             ) from error
         except _DAMAGE as error:
-            raise version.unreadable(path, str(error)) from error
+            raise version.unreadable(self._files, str(error)) from error
         try:
             self._attributes = self._damage_as_error(
                 lambda: hdf5_format.read_attributes(self._file)
             )
-            version.refuse_newer(self._attributes, path=path)
+            version.refuse_newer(self._attributes, files=self._files)
             self._splits = self._damage_as_error(
                 lambda: {
-                    name: Hdf5Split(path, name, self._file[name])
+                    name: Hdf5Split(self._files, name, self._file[name])
                     for name in _names_in_order(self._file)
                 }
             )
@@ -384,7 +384,7 @@ class Hdf5Reader:
         return {
             "logical_bytes": sum(logical for logical, _ in sizes),
             "stored_bytes": sum(stored for _, stored in sizes),
-            "file_bytes": os.path.getsize(self._path),
+            "file_bytes": sum(self._files.sizes().values()),
             "compression": self._compression(),
             "chunk_rows": hdf5_format.CHUNK_ROWS,
         }
@@ -403,4 +403,4 @@ class Hdf5Reader:
         try:
             return access()
         except _DAMAGE as error:
-            raise version.unreadable(self._path, str(error)) from error
+            raise version.unreadable(self._files, str(error)) from error

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
 
-from featurestore.errors import Conflict, IntegrityError
+from featurestore.errors import Conflict, FeatureStoreError, IntegrityError
+from featurestore.stores.files import StoreFiles
 
 NEWEST_VERSION = 2
 """Newest version of stores, and of their records, that this installation reads and writes.
@@ -16,6 +17,20 @@ NEWEST_VERSION = 2
 
 CHECKSUM = "metadata_sha256"
 """Attribute with which a store guards its own metadata. Every format version keeps it."""
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """Consecutive rows of one array of a split, for messages."""
+
+    split: str
+    array: str
+    rows: range
+
+    def __str__(self) -> str:
+        rows = self.rows
+        extent = f"rows {rows.start} to {rows.stop - 1}" if rows else "its rows"
+        return f"split {self.split}, {extent} of {self.array}"
 
 
 def version_for(*, views: bool) -> int:
@@ -54,7 +69,7 @@ def stamp(attributes: Mapping[str, object], *, views: bool) -> dict[str, object]
     return stamped
 
 
-def refuse_newer(attributes: Mapping[str, object], *, path: Path) -> None:
+def refuse_newer(attributes: Mapping[str, object], *, files: StoreFiles) -> None:
     """Pass a store of this format version or an older one.
 
     Raises
@@ -67,29 +82,27 @@ def refuse_newer(attributes: Mapping[str, object], *, path: Path) -> None:
     section = attributes.get("featurestore")
     version = section.get("format_version") if isinstance(section, dict) else None
     if not isinstance(version, int):
-        raise unreadable(path, "its attributes carry no format version")
+        raise unreadable(files, "its attributes carry no format version")
     if version > NEWEST_VERSION:
         raise Conflict(
-            f"store {path} has format version {version}; "
+            f"store {files.place} has format version {version}; "
             f"this installation reads up to {NEWEST_VERSION}",
             next_step="pip install --upgrade featurestore",
         )
 
 
-def unreadable(path: Path, reason: str) -> IntegrityError:
+def unreadable(files: StoreFiles, reason: str) -> IntegrityError:
     """Return the error for a store that does not open."""
     return IntegrityError(
-        f"store {path} is damaged or was never finished: {reason}", next_step=_remedy(path)
+        f"store {files.place} is damaged or was never finished: {reason}", next_step=files.remedy
     )
 
 
-def damaged_rows(path: Path, *, split: str, array: str, rows: range, reason: str) -> IntegrityError:
+def damaged_rows(files: StoreFiles, rows: StoredRows, reason: str) -> IntegrityError:
     """Return the error for rows whose stored bytes are not what was written."""
-    extent = f"rows {rows.start} to {rows.stop - 1}" if rows else "its rows"
-    return IntegrityError(
-        f"store {path}, split {split}, {extent} of {array}: {reason}", next_step=_remedy(path)
-    )
+    return IntegrityError(f"store {files.place}, {rows}: {reason}", next_step=files.remedy)
 
 
-def _remedy(path: Path) -> str:
-    return f"restore {path} from a copy, or delete it and embed again"
+def while_reading(rows: StoredRows, error: FeatureStoreError) -> FeatureStoreError:
+    """Return an error of the same kind, of files that lie elsewhere, that says which rows."""
+    return type(error)(f"{rows}: {error.message}", next_step=error.next_step)

@@ -13,9 +13,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from featurestore.errors import IntegrityError
+from featurestore.errors import FeatureStoreError, IntegrityError
 from featurestore.stores import durable, version, zarr_chunks, zarr_format
 from featurestore.stores.contract import StorageReport, StoreLayout, Texts
+from featurestore.stores.files import LocalFiles, StoreFiles
 from featurestore.stores.ledger import SplitLedger
 from featurestore.stores.zarr_chunks import ChunkError
 from featurestore.stores.zarr_format import ArrayFormat
@@ -85,6 +86,7 @@ class ZarrWriter:
                 features[cut : cut + array.chunk_rows], chunk_rows=array.chunk_rows
             ),
             cuts,
+            threads=_THREADS,
         )
         for file, stored in array.files(first, chunks):
             durable.write_new_file(self._path / split / name / file, stored)
@@ -152,16 +154,16 @@ class ZarrWriter:
 class ZarrSplit:
     """Rows of one split of a Zarr store; see `SplitReader`.
 
-    Opens files anew at each read and keeps none, so it survives a fork and needs no closing.
+    Keeps no file open between reads: local ones survive a fork and need no closing.
     """
 
-    def __init__(self, store: Path, name: str, arrays: dict[str, ArrayFormat]) -> None:
-        self._store = store
+    def __init__(self, files: StoreFiles, name: str, arrays: dict[str, ArrayFormat]) -> None:
+        self._files = files
         self._name = name
         self._arrays = arrays
         self._features = arrays["features"]
         self._views = arrays.get(zarr_format.VIEW_FEATURES)
-        self._indices: dict[Path, NDArray[np.uint64]] = {}
+        self._indices: dict[str, NDArray[np.uint64]] = {}
 
     @property
     def rows(self) -> int:
@@ -234,7 +236,11 @@ class ZarrSplit:
             rows = self._decoded(name, chunk, self.dtype)
             out[low - start : high - start] = rows[low - extent.start : high - extent.start]
 
-        _parallel(fill, range(start // self.chunk_rows, -(-stop // self.chunk_rows)))
+        _parallel(
+            fill,
+            range(start // self.chunk_rows, -(-stop // self.chunk_rows)),
+            threads=self._files.reads_at_once,
+        )
         return out
 
     def _column(self, name: str, dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
@@ -257,62 +263,62 @@ class ZarrSplit:
 
     def _stored(self, name: str, chunk: int) -> bytes:
         array = self._arrays[name]
-        path = self._store / self._name / name / array.file_of(chunk)
+        file = f"{self._name}/{name}/{array.file_of(chunk)}"
         try:
             if not array.sharded:
-                return path.read_bytes()
-            index = self._shard_index(path, slots=array.shard_rows // array.chunk_rows)
+                return self._files.read(file)
+            index = self._shard_index(file, slots=array.shard_rows // array.chunk_rows)
             offset, length = (int(entry) for entry in index[array.slot_of(chunk)])
             if offset == zarr_chunks.ABSENT:
                 raise ChunkError("the shard has no such chunk")
-            with path.open("rb", buffering=0) as stream:
-                stream.seek(offset)
-                return stream.read(length)
+            return self._files.read_range(file, offset, length)
         except FileNotFoundError as error:
-            raise self._damaged(name, chunk, f"{path.name} is missing") from error
+            missing = f"{array.file_of(chunk)} is missing"
+            raise self._damaged(name, chunk, missing) from error
         except ChunkError as error:
             raise self._damaged(name, chunk, str(error)) from error
+        except FeatureStoreError as error:  # of files that lie elsewhere
+            raise version.while_reading(self._rows_of(name, chunk), error) from error
 
-    def _shard_index(self, path: Path, *, slots: int) -> NDArray[np.uint64]:
-        index = self._indices.get(path)
+    def _shard_index(self, file: str, *, slots: int) -> NDArray[np.uint64]:
+        index = self._indices.get(file)
         if index is None:
-            with path.open("rb") as stream:
-                size = stream.seek(0, os.SEEK_END)
-                stream.seek(max(0, size - zarr_chunks.index_bytes(slots)))
-                index = zarr_chunks.decode_index(stream.read(), slots=slots)
-            self._indices[path] = index
+            stored = self._files.read_tail(file, zarr_chunks.index_bytes(slots))
+            index = zarr_chunks.decode_index(stored, slots=slots)
+            self._indices[file] = index
         return index
 
     def _damaged(self, name: str, chunk: int, reason: str) -> IntegrityError:
+        return version.damaged_rows(self._files, self._rows_of(name, chunk), reason)
+
+    def _rows_of(self, name: str, chunk: int) -> version.StoredRows:
         array = self._arrays[name]
-        return version.damaged_rows(
-            self._store,
+        return version.StoredRows(
             split=self._name,
             array=f"view {array.view_of(chunk)}" if array.has_views else name,
             rows=array.chunk_extent(chunk),
-            reason=reason,
         )
 
 
 class ZarrReader:
-    """A finished Zarr store; see `StoreReader`."""
+    """A finished Zarr store, in a folder or behind other `StoreFiles`; see `StoreReader`."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, source: Path | StoreFiles) -> None:
+        self._files = files = LocalFiles(source) if isinstance(source, Path) else source
         try:
-            text = (path / zarr_format.METADATA_FILE).read_bytes()
+            text = files.read(zarr_format.METADATA_FILE)
         except FileNotFoundError as error:
-            raise version.unreadable(path, "it has no zarr.json") from error
+            raise version.unreadable(files, "it has no zarr.json") from error
         try:
             document = json.loads(text)
             self._attributes = dict(document["attributes"])
             signature = self._attributes.pop(version.CHECKSUM)
             members = document["consolidated_metadata"]["metadata"]
         except (ValueError, KeyError, TypeError) as error:
-            raise version.unreadable(path, f"zarr.json is not a store's: {error!r}") from error
+            raise version.unreadable(files, f"zarr.json is not a store's: {error!r}") from error
         if not zarr_format.is_authentic(text, signature):
-            raise version.unreadable(path, f"zarr.json does not match its {version.CHECKSUM}")
-        version.refuse_newer(self._attributes, path=path)
+            raise version.unreadable(files, f"zarr.json does not match its {version.CHECKSUM}")
+        version.refuse_newer(self._attributes, files=files)
         self._splits = {
             name: self._open_split(name, members)
             for name, member in members.items()
@@ -335,19 +341,20 @@ class ZarrReader:
 
     def storage(self) -> StorageReport:
         """Return sizes in bytes; looks at every file."""
-        stored = file_bytes = 0
-        for folder, _, files in os.walk(self._path):
-            size = sum(os.path.getsize(os.path.join(folder, name)) for name in files)
-            file_bytes += size
-            if os.path.basename(folder) == "features":
-                stored += size - os.path.getsize(os.path.join(folder, zarr_format.METADATA_FILE))
+        sizes = self._files.sizes()
+        stored = sum(
+            size
+            for name, size in sizes.items()
+            if name.split("/")[-2:-1] == ["features"]
+            and not name.endswith(f"/{zarr_format.METADATA_FILE}")
+        )
         return {
             "logical_bytes": sum(
                 (1 + split.views) * split.rows * prod(split.feature_shape) * split.dtype.itemsize
                 for split in self._splits.values()
             ),
             "stored_bytes": stored,
-            "file_bytes": file_bytes,
+            "file_bytes": sum(sizes.values()),
             "compression": f"zstd-{zarr_chunks.ZSTD_LEVEL} + crc32c",
             "chunk_rows": zarr_format.CHUNK_ROWS,
         }
@@ -359,17 +366,19 @@ class ZarrReader:
         try:
             arrays = zarr_format.parse_split(name, members)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise version.unreadable(self._path, f"features of split {name}: {error!r}") from error
-        return ZarrSplit(self._path, name, arrays)
+            raise version.unreadable(self._files, f"features of split {name}: {error!r}") from error
+        return ZarrSplit(self._files, name, arrays)
 
 
 _Result = TypeVar("_Result")
 
 
-def _parallel(function: Callable[[int], _Result], items: Sequence[int]) -> list[_Result]:
+def _parallel(
+    function: Callable[[int], _Result], items: Sequence[int], *, threads: int
+) -> list[_Result]:
     """Return the results in order; several threads where there is enough for them to do."""
-    if len(items) < _PARALLEL_FROM or _THREADS == 1:
+    if len(items) < _PARALLEL_FROM or threads == 1:
         return [function(item) for item in items]
     # A pool per call: one that is kept would be dead in a forked child, and hang it.
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(min(threads, len(items))) as pool:
         return list(pool.map(function, items))
