@@ -31,6 +31,7 @@ from featurestore.stores.version import NEWEST_VERSION, version_for
 RUNS = "runs"
 STAGING = ".staging"
 LOCKS = ".locks"
+MAPS = ".maps"
 CACHE_VERSION = 1
 """Version of the layout of a cache folder, which its marker tells."""
 
@@ -114,7 +115,12 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> Record:
-        """Read one record file.
+        """Read one record file; raises as `parse`."""
+        return cls.parse(path.read_bytes(), path=path)
+
+    @classmethod
+    def parse(cls, content: bytes, *, path: Path) -> Record:
+        """Return the record that the bytes of a record file are; its store lies beside `path`.
 
         Raises
         ------
@@ -124,7 +130,7 @@ class Record:
             It is not a record, or its fingerprint is not that of its parts.
         """
         try:
-            fields = json.loads(path.read_bytes())
+            fields = json.loads(content)
             version = fields.pop("format_version")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise IntegrityError(
