@@ -1,9 +1,13 @@
-"""A comparison as one HTML file that needs nothing else: no network, no script, no other file."""
+"""A comparison as one HTML file that needs nothing else: no network, no script, no other file.
+
+Its parts are a page of the service too, which shows photographs by their addresses instead.
+"""
 
 from __future__ import annotations
 
 import base64
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 from featurestore.compare.results import Comparison, Contender
@@ -22,7 +26,7 @@ from featurestore.report.roc_plot import roc_picture
 from featurestore.report.text import shown, unbroken
 
 try:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from jinja2 import BaseLoader, Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 except ImportError as error:
     raise MissingDependency(
@@ -34,7 +38,21 @@ except ImportError as error:
 _WIDTH_INCHES, _COMPARISON_INCHES = 4.4, 5.8
 _WIDEST_INCHES = 6.5  # a picture above it keeps its size and scrolls
 _TINY_PIXELS = 80  # images below it are shown enlarged
-_NO_PHOTOGRAPHS = Photograph(None, missing="images were not asked for")
+
+
+@dataclasses.dataclass(frozen=True)
+class ShownPhotograph:
+    """What stands in a page for a sample's image: a source for ``<img>``, or why there is none."""
+
+    source: str
+    width: int = 0
+    height: int = 0
+    missing: str = ""
+
+
+ShowsPhotographs = Callable[[int, str], ShownPhotograph]
+"""Given the row within the split that is compared on, and the sample id of that row."""
+_NO_PHOTOGRAPH = ShownPhotograph("", missing="images were not asked for")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,16 +121,28 @@ def write_report(
     """
     if photographs is not None:
         _check_same_images(comparison, photographs)
+
+    def show(_: int, sample_id: str) -> ShownPhotograph:
+        if photographs is None:
+            return _NO_PHOTOGRAPH
+        return _embedded(photographs.find(comparison.split, sample_id))
+
+    template = page_environment(PackageLoader("featurestore.report")).get_template("report.html.j2")
+    page = template.render(view=comparison_view(comparison, show=show))
+    write_whole(path, page.encode())
+
+
+def page_environment(loader: BaseLoader) -> Environment:
+    """Return what templates are rendered with: every value is escaped, and none may be missing."""
     environment = Environment(
-        loader=PackageLoader("featurestore.report"),
+        loader=loader,
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {"shown": shown, "unbroken": unbroken}
-    page = environment.get_template("report.html.j2").render(view=_page(comparison, photographs))
-    write_whole(path, page.encode())
+    return environment
 
 
 def _check_same_images(comparison: Comparison, photographs: Photographs) -> None:
@@ -127,10 +157,11 @@ def _check_same_images(comparison: Comparison, photographs: Photographs) -> None
         )
 
 
-def _page(comparison: Comparison, photographs: Photographs | None) -> dict[str, object]:
+def comparison_view(comparison: Comparison, *, show: ShowsPhotographs) -> dict[str, object]:
+    """Return what ``comparison.html.j2`` shows of a comparison; its pictures are drawn here."""
     outcomes = outcomes_of_comparison(comparison)
     gallery = choose_exhibits(outcomes)
-    cards = _cards(comparison, gallery, photographs)
+    cards = _cards(comparison, gallery, show)
     return {
         "title": view.title(comparison),
         "facts": view.facts(comparison),
@@ -160,6 +191,13 @@ def _page(comparison: Comparison, photographs: Photographs | None) -> dict[str, 
         "provenance": view.provenance(comparison),
         "runs": view.run_rows(comparison),
     }
+
+
+def _embedded(photograph: Photograph) -> ShownPhotograph:
+    if photograph.jpeg is None:
+        return ShownPhotograph("", missing=photograph.missing or "")
+    source = f"data:image/jpeg;base64,{base64.b64encode(photograph.jpeg).decode()}"
+    return ShownPhotograph(source, photograph.width, photograph.height)
 
 
 def _svg(picture: Picture, prefix: str) -> Markup:
@@ -192,25 +230,14 @@ def _head(contender: Contender, outcome: Outcome, prefix: str) -> _Head:
     return _Head(contender.label, contender.sentence, view.head_notes(contender), tuple(drawings))
 
 
-def _cards(
-    comparison: Comparison, gallery: Gallery, photographs: Photographs | None
-) -> tuple[_Card, ...]:
+def _cards(comparison: Comparison, gallery: Gallery, show: ShowsPhotographs) -> tuple[_Card, ...]:
     kinds = (("all-wrong", gallery.all_wrong), ("disagree", gallery.disagreed))
-    return tuple(
-        _card(comparison, exhibit, kind, photographs) for kind, part in kinds for exhibit in part
-    )
+    return tuple(_card(comparison, exhibit, kind, show) for kind, part in kinds for exhibit in part)
 
 
-def _card(
-    comparison: Comparison, exhibit: Exhibit, kind: str, photographs: Photographs | None
-) -> _Card:
+def _card(comparison: Comparison, exhibit: Exhibit, kind: str, show: ShowsPhotographs) -> _Card:
     sample_id = str(comparison.sample_ids[exhibit.row])
-    photograph = _NO_PHOTOGRAPHS
-    if photographs is not None:
-        photograph = photographs.find(comparison.split, sample_id)
-    source = ""
-    if photograph.jpeg is not None:
-        source = f"data:image/jpeg;base64,{base64.b64encode(photograph.jpeg).decode()}"
+    photograph = show(exhibit.row, sample_id)
     wrong = (f"wrong-{n}" for n, answer in enumerate(exhibit.answers) if not answer.right)
     return _Card(
         sample_id=sample_id,
@@ -225,11 +252,11 @@ def _card(
             )
             for answer in exhibit.answers
         ),
-        source=source,
+        source=photograph.source,
         width=photograph.width,
         height=photograph.height,
         tiny=max(photograph.width, photograph.height) < _TINY_PIXELS,
-        missing=photograph.missing or "",
+        missing=photograph.missing,
     )
 
 

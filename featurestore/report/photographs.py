@@ -15,10 +15,10 @@ from PIL import Image
 from featurestore.catalogue import Record
 from featurestore.errors import NotFound
 from featurestore.features import open_record
-from featurestore.images import UnreadableImage, decode_thumbnail
+from featurestore.images import MAX_PIXELS, UnreadableImage, decode_thumbnail
 from featurestore.source_images import SourceImageMissing, SourceImages
 
-_LONGEST_SIDE = 160
+LONGEST_SIDE = 160
 _QUALITY = 78
 
 
@@ -66,7 +66,7 @@ class Photographs:
         """
         digest = self._digest(split, sample_id)
         try:
-            return _thumbnail(self._images.read(sample_id, sha256=digest))
+            return thumbnail(self._images.read(sample_id, sha256=digest))
         except SourceImageMissing as error:
             return Photograph(None, missing=error.reason)
 
@@ -86,9 +86,10 @@ class Photographs:
         return self._digests[split][sample_id]
 
 
-def _thumbnail(content: bytes) -> Photograph:
+def thumbnail(content: bytes, *, max_pixels: int = MAX_PIXELS) -> Photograph:
+    """Return an image's bytes as people look at them; see `Photograph`."""
     try:
-        pixels = decode_thumbnail(content, longest=_LONGEST_SIDE)
+        pixels = decode_thumbnail(content, longest=LONGEST_SIDE, max_pixels=max_pixels)
     except UnreadableImage as error:
         return Photograph(None, missing=f"the image cannot be decoded: {error.reason}")
     buffer = io.BytesIO()
