@@ -12,27 +12,27 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from featurestore.backbones.weights import parse_weights
 from featurestore.catalogue import Catalogue
 from featurestore.datasets import hash_all
 from featurestore.embedding.backbone import network_of
-from featurestore.embedding.plan import UNIT_BYTES, UNIT_ROWS, digest_keys
-from featurestore.embedding.rows import Rows, committed_rows
-from featurestore.errors import Conflict, FeatureStoreError, InvalidInput, NotFound
+from featurestore.embedding.known import (
+    KnownFeatures,
+    Origin,
+    check_decoder,
+    online_errors,
+    weights_label,
+)
+from featurestore.embedding.plan import UNIT_BYTES, UNIT_ROWS
 from featurestore.executors.contract import DecodeSettings, EmbedsBatches, Unit
 from featurestore.executors.local import LocalExecutor
-from featurestore.images import DECODER
 from featurestore.online import DEFAULT_ONLINE_BYTES, ONLINE, Found, OnlineCache, Refusal
 from featurestore.recipe import Recipe
 from featurestore.state import HashedFile
-
-Origin = Literal["feature set", "online cache", "computed"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,19 +114,17 @@ class OnDemand:
         # As many images as one unit of an embedding has: their features are in memory at once.
         self.block_rows = max(1, min(UNIT_ROWS, UNIT_BYTES // row_bytes))
         self._workers = options.workers or os.cpu_count() or 1
-        self._records = [
-            record for record in Catalogue(cache).records() if record.recipe.clean == self.recipe
-        ]
         self._open = ExitStack()
-        sources, reasons = committed_rows(self._records, self.recipe, readers=self._open)
-        self._stored = Rows(sources)
-        self._keys = np.unique(digest_keys(self._stored.digests))
-        self._refused = {bytes.fromhex(digest): reason for digest, reason in reasons.items()}
         self._online: OnlineCache | None = None
         if options.online_bytes:
             self._online = self._open.enter_context(
                 OnlineCache(cache / ONLINE, max_bytes=options.online_bytes, say=options.say)
             )
+        self._known = self._open.enter_context(
+            closing(
+                KnownFeatures(self.recipe, records=Catalogue(cache).records(), online=self._online)
+            )
+        )
         self._network: EmbedsBatches | None = None
 
     def __enter__(self) -> OnDemand:
@@ -163,24 +161,7 @@ class OnDemand:
 
     def find(self, digests: Sequence[bytes]) -> dict[bytes, tuple[Found, Origin]]:
         """Return what is known of digests (32 bytes each) without computing."""
-        if not digests:
-            return {}
-        found: dict[bytes, tuple[Found, Origin]] = {}
-        wanted = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
-        stored = wanted[np.isin(digest_keys(wanted), self._keys)] if len(self._keys) else wanted[:0]
-        if len(stored):
-            rows = self._stored.gather(stored)
-            for digest, features in zip(stored, rows, strict=True):
-                found[digest.tobytes()] = features, "feature set"
-        for digest in digests:
-            if digest in self._refused:
-                found[digest] = Refusal(self._refused[digest]), "feature set"
-        if self._online is not None:
-            unknown = [digest for digest in digests if digest not in found]
-            with _online_errors():
-                known = self._online.get(self.recipe.fingerprint, unknown)
-            found |= {digest: (each, "online cache") for digest, each in known.items()}
-        return found
+        return self._known.find(digests)
 
     def _embed_block(self, paths: list[Path]) -> list[Embedded]:
         hashed = list(hash_all([str(path) for path in paths], self._workers))
@@ -221,12 +202,7 @@ class OnDemand:
 
     def _built(self) -> EmbedsBatches:
         if self._network is None:
-            if self.recipe.decoder != DECODER:
-                raise Conflict(
-                    f"recipe {self.recipe.name} decodes images by the rule {self.recipe.decoder}, "
-                    f"this version by {DECODER}",
-                    next_step="use the version of featurestore that embedded it, or embed again",
-                )
+            check_decoder(self.recipe)
             if self.options.network is not None:
                 self._network = self.options.network(self.recipe)
             else:
@@ -236,27 +212,9 @@ class OnDemand:
         return self._network
 
     def _weights(self) -> str:
-        """Return where the weights are: as told, or as a set's provenance says and still holds."""
         if self.options.weights is not None:
             return self.options.weights
-        told = [
-            str(record.provenance["weights"])
-            for record in sorted(self._records, key=lambda record: -record.sequence)
-            if "weights" in record.provenance
-        ]
-        labels = dict.fromkeys([*told, *self.options.other_weights])
-        trouble = "no feature set of this recipe is in the cache to say where its weights are"
-        for label in labels:
-            try:
-                parse_weights(label)
-            except FeatureStoreError as error:
-                trouble = error.message
-            else:
-                return label
-        raise NotFound(
-            f"an image must be computed under recipe {self.recipe.name}: {trouble}",
-            next_step="name the weights with --weights",
-        )
+        return weights_label(self.recipe, self._known.records, others=self.options.other_weights)
 
 
 def _outcome(
@@ -299,18 +257,6 @@ class _Kept:
         self.found |= fresh
         if self._online is None:
             return Path()
-        with _online_errors():
+        with online_errors():
             self._online.put(self._recipe, fresh)
         return self._online.path
-
-
-@contextmanager
-def _online_errors() -> Iterator[None]:
-    """Say how to do without the online cache where it cannot be used."""
-    try:
-        yield
-    except OSError as error:
-        raise InvalidInput(
-            f"the online cache cannot be used: {error}",
-            next_step="make the cache writable, or do without: --online-bytes 0",
-        ) from error

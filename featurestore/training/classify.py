@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from featurestore.catalogue import Catalogue, Record, set_fingerprint
-from featurestore.embedding.on_demand import Embedded, OnDemand, OnDemandOptions, Origin
+from featurestore.embedding.known import Origin
+from featurestore.embedding.on_demand import Embedded, OnDemand, OnDemandOptions
 from featurestore.errors import IntegrityError
 from featurestore.recipe import Recipe
 from featurestore.training.contract import Head
