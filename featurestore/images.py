@@ -76,6 +76,10 @@ class UnreadableImage(InvalidInput):
         self.reason = reason
 
 
+class TooManyPixels(UnreadableImage):
+    """The header claims more pixels than were allowed; nothing was decoded."""
+
+
 class _Jpeg(JpegImageFile):
     def _read_dpi_from_exif(self) -> None:
         """Leave EXIF alone: the resolution is not needed, and a broken one makes Pillow warn."""
@@ -141,7 +145,8 @@ def decode_image(
     Raises
     ------
     UnreadableImage
-        Whatever is wrong with the bytes: no other exception comes from them.
+        Whatever is wrong with the bytes: no other exception comes from them. `TooManyPixels`
+        where that is it.
     MemoryError
         There was not enough memory to decode: a state of the process, which says nothing about
         the bytes. As `UnreadableImage` it would keep a good image out for good.
@@ -182,14 +187,14 @@ def _decoded(
         image = image_format.reader(io.BytesIO(data))
         columns, rows = image.size
         if columns * rows > max_pixels:
-            raise UnreadableImage(
+            raise TooManyPixels(
                 f"{columns}x{rows} pixels exceed the limit of {max_pixels:,} pixels"
             )
         return finish(_upright_rgb(image, data))
     except (UnreadableImage, MemoryError):
         raise
     except Image.DecompressionBombError as error:
-        raise UnreadableImage(f"too many pixels: {error}") from error
+        raise TooManyPixels(f"too many pixels: {error}") from error
     except Exception as error:
         # Around one sample: codecs raise anything (struct.error, SyntaxError, zlib.error, ...).
         raise UnreadableImage(_reason(image_format.name, error)) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -113,6 +114,12 @@ class Network:
     def model(self) -> Any:
         """The cut Keras network itself, from preprocessed images to the cut layer, unpooled."""
         return self._model
+
+    def sized(self, batch_size: int) -> Network:
+        """Return the same network, with the same weights in memory, for another batch size."""
+        other = copy.copy(self)
+        other.batch_size, other._forward = batch_size, None
+        return other
 
     def embed(self, batch: np.ndarray) -> np.ndarray:
         """Return the features (n, *feature_shape) of images (n, H, W, 3), uint8 RGB in [0, 255].

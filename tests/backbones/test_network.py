@@ -70,6 +70,14 @@ def test_the_graph_computes_what_keras_computes(network):
     )
 
 
+def test_another_batch_size_shares_the_weights(network):
+    batch = images(5)
+    two = network.sized(2)
+    np.testing.assert_array_equal(two.embed(batch), network.embed(batch))
+    assert (two.batch_size, network.batch_size) == (2, 32)
+    assert two.model is network.model
+
+
 def test_defaults_are_filled_in(network):
     assert network.layer == "conv_pw_13_relu"
     assert network.feature_shape == (1, 1, 1024)

@@ -11,7 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from featurestore.images import HEAD_BYTES, UnreadableImage, check_readable, decode_image
+from featurestore.images import (
+    HEAD_BYTES,
+    TooManyPixels,
+    UnreadableImage,
+    check_readable,
+    decode_image,
+)
 from featurestore.testing.images import broken_images, encode, photograph
 
 
@@ -45,7 +51,7 @@ def test_each_broken_file_is_unreadable_for_its_own_reason(name):
 def test_limit_is_the_pixels_of_the_header():
     data = encode(photograph(0, size=(10, 20)), "PNG")
     assert decode(data, max_pixels=200).shape == (16, 16, 3)
-    with pytest.raises(UnreadableImage, match="20x10 pixels exceed the limit of 199 pixels"):
+    with pytest.raises(TooManyPixels, match="20x10 pixels exceed the limit of 199 pixels"):
         decode(data, max_pixels=199)
 
 
