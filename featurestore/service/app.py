@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from featurestore import __name__ as package
-from featurestore.service import catalogue_routes, problems
+from featurestore.service import catalogue_routes, file_routes, problems
 from featurestore.service.contract import ServiceSettings
 from featurestore.service.service import create_service
 
 # In the order in which they are asked; a path parameter that takes slashes comes last.
-_ROUTERS = (catalogue_routes.router,)
+_ROUTERS = (file_routes.router, catalogue_routes.router)
 
 
 def create_app(settings: ServiceSettings) -> FastAPI:

@@ -6,7 +6,29 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from featurestore.catalogue import Catalogue, Record
+from featurestore.errors import Conflict, IntegrityError
 from featurestore.training.runs import Run, find_run, read_runs
+
+
+def read_record(path: Path) -> Record:
+    """Read one record file, which may hold anything.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none.
+    Conflict, IntegrityError
+        It is a newer version's, or no record that can be used.
+    """
+    try:
+        return Record.read(path)
+    except (FileNotFoundError, Conflict, IntegrityError):
+        raise
+    except Exception as error:  # of one record: it must not hide the others
+        raise IntegrityError(
+            f"{path} is not a feature set record: {error!r}",
+            next_step=f"remove {path} and embed the dataset again",
+        ) from error
 
 
 class LiveCatalogue:

@@ -15,12 +15,13 @@ from featurestore.errors import (
     MissingDependency,
     NotFound,
 )
-from featurestore.service.contract import Busy, TooLarge
+from featurestore.service.contract import Busy, Gone, TooLarge
 
 MEDIA_TYPE = "application/problem+json"
 _STATUSES: tuple[tuple[type[FeatureStoreError], int], ...] = (
     (Busy, 429),
     (TooLarge, 413),
+    (Gone, 410),
     (NotFound, 404),
     (InvalidInput, 422),
     (Conflict, 409),

@@ -9,6 +9,7 @@ from starlette.requests import HTTPConnection
 from featurestore.service.contract import FindsSets, ServiceSettings
 from featurestore.service.live_catalogue import LiveCatalogue
 from featurestore.service.metrics import Metrics
+from featurestore.service.store_files import StoreFiles
 
 
 @dataclasses.dataclass
@@ -17,6 +18,7 @@ class Service:
 
     settings: ServiceSettings
     catalogue: FindsSets
+    files: StoreFiles
     metrics: Metrics
 
     async def close(self) -> None:
@@ -25,10 +27,18 @@ class Service:
 
 def create_service(settings: ServiceSettings) -> Service:
     """Put the parts together; opens no network and no store yet."""
-    return Service(settings=settings, catalogue=LiveCatalogue(settings.cache), metrics=Metrics())
+    return Service(
+        settings=settings,
+        catalogue=LiveCatalogue(settings.cache),
+        files=StoreFiles(settings.cache),
+        metrics=Metrics(),
+    )
 
 
-def service_of(connection: HTTPConnection) -> Service:
-    """Return the service that a request or a dependency belongs to."""
+async def service_of(connection: HTTPConnection) -> Service:
+    """Return the service that a request belongs to, as a dependency.
+
+    It waits for nothing; were it no coroutine, each request would visit a thread for it.
+    """
     service: Service = connection.app.state.service
     return service
