@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,15 +17,27 @@ _CHATTER = re.compile(
     rb"|To enable the following instructions:|.*TF-TRT Warning|.*Skipping registering GPU devices)"
 )
 
+# Two threads that begin to import TensorFlow and Keras at different modules wait for each other:
+# Python then gives one of them a half-made module ("deadlock detected", or an AttributeError).
+_IMPORTING = threading.RLock()
+
 
 @contextmanager
 def quiet_startup() -> Iterator[None]:
     """Import TensorFlow inside: its native start-up lines are dropped, all others come after.
 
+    One thread at a time; others wait.
+
     File descriptor 2 is diverted for the whole process while inside, because no log level reaches
     those lines (TensorFlow 2.21 writes them before logging is set up). Where TensorFlow is loaded
     already, or stderr has no file descriptor, nothing is touched.
     """
+    with _IMPORTING, _without_chatter():
+        yield
+
+
+@contextmanager
+def _without_chatter() -> Iterator[None]:
     if "tensorflow" in sys.modules:
         yield
         return
