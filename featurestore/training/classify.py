@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,9 +58,8 @@ def classify_images(
     """
     recipe = recipe_of(run)
     head = run.load_head()
-    options = dataclasses.replace(
-        options, other_weights=(*options.other_weights, *_weights_of_start(run, cache))
-    )
+    other_weights = (*options.other_weights, *weights_of_start(run, Catalogue(cache).records()))
+    options = dataclasses.replace(options, other_weights=other_weights)
     with OnDemand(
         recipe, cache=cache, feature_shape=run.features.feature_shape, options=options
     ) as on_demand:
@@ -94,25 +93,38 @@ def judged_on(run: Run, *, cache: Path) -> Record | None:
     A fine-tuning that ran on images may have no set of its own; this one has its images, and was
     embedded with its weights.
     """
+    return _judged_on(run, Catalogue(cache).records())
+
+
+def weights_of_start(run: Run, records: Iterable[Record]) -> tuple[str, ...]:
+    """Return where weights may be for a run whose own recipe no feature set has, as labels.
+
+    Those are of the set that it is compared by.
+    """
+    record = _judged_on(run, records)
+    label = None if record is None else record.provenance.get("weights")
+    return () if label is None else (str(label),)
+
+
+def probabilities_of(head: Head, features: Sequence[np.ndarray | None]) -> list[np.ndarray | None]:
+    """Return (n_classes,) float32 for each row of features, None where there is none."""
+    rows = [row for row in features if row is not None]
+    probabilities = iter(head.predict_proba(np.stack(rows)) if rows else ())
+    return [None if row is None else next(probabilities) for row in features]
+
+
+def _judged_on(run: Run, records: Iterable[Record]) -> Record | None:
     found = [
         record
-        for record in Catalogue(cache).records()
+        for record in records
         if set_fingerprint(record.manifest_fingerprint, record.recipe.clean)
         == run.features.comparable
     ]
     return max(found, key=lambda record: record.sequence, default=None)
 
 
-def _weights_of_start(run: Run, cache: Path) -> tuple[str, ...]:
-    record = judged_on(run, cache=cache)
-    label = None if record is None else record.provenance.get("weights")
-    return () if label is None else (str(label),)
-
-
 def _classified(head: Head, block: list[Embedded]) -> Iterator[Classified]:
-    rows = [each.features for each in block if each.features is not None]
-    probabilities = iter(head.predict_proba(np.stack(rows)) if rows else ())
-    for each in block:
-        row = next(probabilities) if each.features is not None else None
+    probabilities = probabilities_of(head, [each.features for each in block])
+    for each, row in zip(block, probabilities, strict=True):
         label = None if row is None else int(row.argmax())
         yield Classified(each.path, each.sha256, label, row, each.reason, each.origin)
