@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import click
 from featurestore.errors import MissingDependency
 from featurestore_cli.options import BytesType, cache_option
 from featurestore_cli.output import say
+from featurestore_cli.token_option import read_token, token_option
 
 _LIMITS = {  # option: field of Limits
     "max_body": "body_bytes",
@@ -19,14 +22,22 @@ _LIMITS = {  # option: field of Limits
     "requests": "requests",
     "queue": "queued_images",
 }
+# Of the extra, by the names under which they are imported.
+_EXTRA = ("fastapi", "httptools", "jinja2", "prometheus_client", "python_multipart", "starlette")
 
 
 @click.command()
 @cache_option
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on; others than this machine's own ask for a token.",
+)
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one."
 )
+@token_option
 @click.option(
     "--images",
     type=click.Path(exists=True, path_type=Path),
@@ -35,8 +46,18 @@ _LIMITS = {  # option: field of Limits
 @click.option("--max-body", type=BytesType(), show_default="64MiB", help="Of one request.")
 @click.option("--max-images", type=click.IntRange(1), show_default="256", help="In one request.")
 @click.option("--max-pixels", type=click.IntRange(1), help="Of one image.")
-@click.option("--requests", type=click.IntRange(1), show_default="64", help="At work at once.")
-@click.option("--queue", type=click.IntRange(1), show_default="1024", help="Images that wait.")
+@click.option(
+    "--requests",
+    type=click.IntRange(1),
+    show_default="64",
+    help="That compute at once; others are told to come again.",
+)
+@click.option(
+    "--queue",
+    type=click.IntRange(1),
+    show_default="1024",
+    help="Images that wait for the network.",
+)
 @click.option(
     "--latency",
     type=click.FloatRange(0),
@@ -49,26 +70,65 @@ _LIMITS = {  # option: field of Limits
     "--heads-bytes", type=BytesType(), show_default="1GiB", help="Of heads that stay loaded."
 )
 @click.option("--workers", type=click.IntRange(1), help="Decoding processes; default: one a core.")
-def serve(cache: Path, host: str, port: int, **options: Any) -> None:
+@click.option(
+    "--log-format",
+    type=click.Choice(["json", "text"]),
+    show_default="text on a terminal, else json",
+    help="One line a request, on stderr.",
+)
+def serve(
+    cache: Path,
+    host: str,
+    port: int,
+    *,
+    token_file: Path | None,
+    log_format: str | None,
+    **options: Any,
+) -> None:
     """Serve a cache: browse and pull its feature sets, embed and classify images, over HTTP.
 
-    Ends at Ctrl-C, when it has finished what it accepted; at the second one, at once.
+    On another address than this machine's own a token is required: in FS_TOKEN or --token-file, of
+    at least 16 characters. Programs send it as "Authorization: Bearer"; in a browser one signs in
+    with it. What goes over the network is not encrypted: put a server that speaks HTTPS in front
+    where others can listen.
+
+    Ends at Ctrl-C or SIGTERM, when it has finished what it accepted; at a second one, at once.
     """
     try:
         from featurestore.service.contract import Limits, ServiceSettings
+        from featurestore.service.logs import configure_logging
         from featurestore.service.run_server import Address, run_server
+        from featurestore.service.sessions import HOW_TO_MAKE_ONE
     except ModuleNotFoundError as error:
+        if error.name not in (*_EXTRA, "uvicorn"):
+            raise
         raise MissingDependency(
             f"fs serve needs {error.name}", next_step="pip install 'featurestore[service]'"
         ) from error
 
+    token = read_token(token_file)
+    address = Address(host=host, port=port)
+    if token is None and not address.is_loopback:
+        raise click.UsageError(
+            f"--host {host}: other machines can reach it, so a token is required, in FS_TOKEN or "
+            f"--token-file; {HOW_TO_MAKE_ONE}"
+        )
     given = {name: value for name, value in options.items() if value is not None}
     limits = {field: given.pop(name) for name, field in _LIMITS.items() if name in given}
     if "latency" in given:
         given["latency_s"] = given.pop("latency") / 1000
-    settings = ServiceSettings(cache=cache, limits=dataclasses.replace(Limits(), **limits), **given)
-    run_server(
-        settings,
-        Address(host=host, port=port),
-        ready=lambda url: say(f"serving {cache} at {url} (Ctrl-C ends it)"),
+    settings = ServiceSettings(
+        cache=cache, token=token, limits=dataclasses.replace(Limits(), **limits), **given
     )
+    as_json = (log_format or ("text" if sys.stderr.isatty() else "json")) == "json"
+    configure_logging("json" if as_json else "text")
+
+    def ready(url: str) -> None:
+        signs_in = "" if token is None else f"; in a browser sign in at {url}/login"
+        message = f"serving {cache} at {url} (Ctrl-C ends it{signs_in})"
+        if as_json:  # so that each line of the log is JSON
+            logging.getLogger("featurestore.service").info(message, extra={"url": url})
+        else:
+            say(message)
+
+    run_server(settings, address, ready=ready)

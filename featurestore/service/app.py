@@ -8,12 +8,26 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from featurestore import __name__ as package
-from featurestore.service import catalogue_routes, file_routes, problems
+from featurestore.service import (
+    catalogue_routes,
+    file_routes,
+    health_routes,
+    login_routes,
+    problems,
+)
 from featurestore.service.contract import ServiceSettings
+from featurestore.service.limits import Limited
+from featurestore.service.observed import Observed
+from featurestore.service.security import Door, Guarded
 from featurestore.service.service import create_service
 
 # In the order in which they are asked; a path parameter that takes slashes comes last.
-_ROUTERS = (file_routes.router, catalogue_routes.router)
+_ROUTERS = (
+    health_routes.router,
+    login_routes.router,
+    file_routes.router,
+    catalogue_routes.router,
+)
 
 
 def create_app(settings: ServiceSettings) -> FastAPI:
@@ -29,6 +43,11 @@ def create_app(settings: ServiceSettings) -> FastAPI:
 
     # Its own documentation pages load their scripts from another server; ours do not.
     app = FastAPI(title=package, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.state.door = door = None if settings.token is None else Door(settings.token)
+    # The last one is asked first.
+    app.add_middleware(Limited, limits=settings.limits)
+    app.add_middleware(Guarded, hosts=settings.hosts, door=door)
+    app.add_middleware(Observed)
     problems.add_handlers(app)
     for router in _ROUTERS:
         app.include_router(router)

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from featurestore.catalogue import Record
-from featurestore.embedding.on_demand import Origin
+from featurestore.embedding.known import Origin
 from featurestore.errors import FeatureStoreError, NotFound
 from featurestore.executors.contract import EmbedsBatches
 from featurestore.images import MAX_PIXELS

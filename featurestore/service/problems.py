@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
 from featurestore.errors import (
     Conflict,
@@ -27,28 +31,40 @@ _STATUSES: tuple[tuple[type[FeatureStoreError], int], ...] = (
     (Conflict, 409),
     (MissingDependency, 501),
 )
+_SHOWN = 10
 _log = logging.getLogger("featurestore.service")
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Let `app` answer the errors of the library, and bugs, with problem documents."""
+    """Let `app` answer the errors of the library, of HTTP, and bugs with problem documents."""
     app.add_exception_handler(FeatureStoreError, _answer)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _bug)
 
 
 def problem(
-    status: int, detail: str, *, next_step: str | None = None, headers: dict[str, str] | None = None
-) -> JSONResponse:
+    status: int,
+    detail: str,
+    *,
+    next_step: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
     """Return one problem document."""
+    try:
+        title = HTTPStatus(status).phrase
+    except ValueError:
+        title = "Error"
     fields: dict[str, object] = {
         "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
+        "title": title,
         "status": status,
         "detail": detail,
     }
     if next_step is not None:
         fields["next_step"] = next_step
-    return JSONResponse(fields, status, headers=headers, media_type=MEDIA_TYPE)
+    # ASCII: a name may hold what is no Unicode text at all (a lone surrogate).
+    return Response(json.dumps(fields), status, headers=headers, media_type=MEDIA_TYPE)
 
 
 def status_of(error: FeatureStoreError) -> int:
@@ -56,15 +72,40 @@ def status_of(error: FeatureStoreError) -> int:
     return next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
 
 
-async def _answer(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, FeatureStoreError)
-    status = status_of(error)
-    if status >= 500:
-        _log.error("%s %s: %s", request.method, request.url.path, error)
+def answer_of(error: FeatureStoreError) -> Response:
+    """Return an error of the library as a problem document."""
     headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, Busy) else None
-    return problem(status, error.message, next_step=error.next_step, headers=headers)
+    return problem(status_of(error), error.message, next_step=error.next_step, headers=headers)
 
 
-async def _bug(request: Request, error: Exception) -> JSONResponse:
-    _log.error("%s %s", request.method, request.url.path, exc_info=error)
+async def _answer(request: Request, error: Exception) -> Response:
+    assert isinstance(error, FeatureStoreError)
+    if status_of(error) >= 500:
+        _log.error("%s", error)
+    return answer_of(error)
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code in (204, 304):
+        return Response(status_code=error.status_code, headers=error.headers)
+    detail = str(error.detail)
+    if error.status_code == 404 and detail == HTTPStatus.NOT_FOUND.phrase:
+        detail = f"nothing is at {request.scope['path']}"
+    if error.status_code == 405:
+        detail = f"{request.scope['path']} does not take {request.method}"
+    return problem(error.status_code, detail, headers=error.headers)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    said = [
+        f"{' '.join(str(part) for part in each['loc'])}: {each['msg']}"
+        for each in error.errors()[:_SHOWN]
+    ]
+    return problem(422, "; ".join(said), next_step="see /docs")
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    _log.error("the request failed by a bug", exc_info=error)
     return problem(500, "the service failed; its log says how")

@@ -13,12 +13,14 @@ from contextlib import contextmanager
 from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
 from featurestore.errors import Conflict, InvalidInput
 from featurestore.service.app import create_app
 from featurestore.service.contract import ServiceSettings
 
 DEFAULT_PORT = 8000
+_LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _KEEP_ALIVE_S = 75  # longer than clients keep a connection idle, so that they close it, not we
 
 
@@ -67,8 +69,11 @@ def run_server(
         )
     listener = _listen(address)
     url = url_of(address.host, listener.getsockname()[1])
+    if settings.token is None:
+        settings = dataclasses.replace(settings, hosts=_LOCAL_NAMES)
+    app = create_app(settings)
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         ws="none",
         workers=1,
         log_config=None,
@@ -77,7 +82,7 @@ def run_server(
         forwarded_allow_ips="127.0.0.1,::1",
         timeout_keep_alive=_KEEP_ALIVE_S,
     )
-    _Server(config, ready=lambda: ready(url)).run(sockets=[listener])
+    _Server(config, app, ready=lambda: ready(url)).run(sockets=[listener])
 
 
 def url_of(host: str, port: int) -> str:
@@ -90,8 +95,9 @@ def url_of(host: str, port: int) -> str:
 class _Server(uvicorn.Server):
     """Tells when it is ready, ends with exit code 0 when it was asked to, and at once if twice."""
 
-    def __init__(self, config: uvicorn.Config, *, ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI, *, ready: Callable[[], None]) -> None:
         super().__init__(config)
+        self._app = app
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -111,6 +117,7 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.should_exit = True
+        self._app.state.service.stopping = True
         for name in _SIGNALS:  # the system ends us then, whatever a thread is busy with
             signal.signal(name, signal.SIG_DFL)
 

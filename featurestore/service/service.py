@@ -14,12 +14,19 @@ from featurestore.service.store_files import StoreFiles
 
 @dataclasses.dataclass
 class Service:
-    """Everything that lives as long as the service does."""
+    """Everything that lives as long as the service does.
+
+    Attributes
+    ----------
+    stopping
+        Set when the service was asked to stop: what it accepted is still answered.
+    """
 
     settings: ServiceSettings
     catalogue: FindsSets
     files: StoreFiles
     metrics: Metrics
+    stopping: bool = False
 
     async def close(self) -> None:
         """Finish what was accepted and let go of everything."""
