@@ -306,6 +306,7 @@ class Catalogue:
         return self._read()[1]
 
     def _read(self) -> tuple[list[Record], list[FeatureStoreError]]:
+        """Return what `records` and `problems` do; everything else is made of this."""
         self.check_version()
         records: list[Record] = []
         problems: list[FeatureStoreError] = []

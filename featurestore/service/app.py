@@ -10,10 +10,13 @@ from fastapi import FastAPI
 from featurestore import __name__ as package
 from featurestore.service import (
     catalogue_routes,
+    embed_routes,
     file_routes,
     health_routes,
     login_routes,
+    predict_routes,
     problems,
+    run_routes,
 )
 from featurestore.service.contract import ServiceSettings
 from featurestore.service.limits import Limited
@@ -25,8 +28,11 @@ from featurestore.service.service import create_service
 _ROUTERS = (
     health_routes.router,
     login_routes.router,
+    embed_routes.router,
+    predict_routes.router,
     file_routes.router,
     catalogue_routes.router,
+    run_routes.router,
 )
 
 

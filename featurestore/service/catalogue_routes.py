@@ -1,45 +1,61 @@
-"""`/v1/feature-sets` and `/v1/runs`: what the cache holds, as JSON."""
+"""`/v1/feature-sets`: what the cache holds, as JSON."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, TypeVar
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Query
 
-from featurestore.catalogue import Record
 from featurestore.service.service import Service, service_of
+from featurestore.service.summaries import (
+    FeatureSetDetail,
+    FeatureSetList,
+    detail,
+    problems,
+    summary,
+)
 
-router = APIRouter(prefix="/v1", tags=["catalogue"])
+T = TypeVar("T")
 Asked = Annotated[Service, Depends(service_of)]
+Limit = Annotated[int | None, Query(ge=1, description="Longest list to return; default: all")]
+Offset = Annotated[int, Query(ge=0, description="Entries to leave out at the beginning")]
+
+router = APIRouter(prefix="/v1/feature-sets", tags=["catalogue"])
 
 
-@router.get("/feature-sets")
-def feature_sets(service: Asked) -> dict[str, object]:
-    """List the newest version of each feature set."""
-    return {"feature_sets": [summary(record) for record in service.catalogue.current()]}
+@router.get("")
+def feature_sets(service: Asked, limit: Limit = None, offset: Offset = 0) -> FeatureSetList:
+    """List the newest version of each feature set, once per store format, by name."""
+    found = service.catalogue.current()
+    return FeatureSetList(
+        feature_sets=[summary(record) for record in page(found, limit=limit, offset=offset)],
+        total=len(found),
+        problems=problems(service.catalogue.problems()),
+    )
 
 
-@router.get("/feature-sets/{name:path}")
-def feature_set(name: str, service: Asked) -> dict[str, object]:
-    """Return one feature set: by name, a unique start of one, or of a fingerprint."""
-    return summary(service.catalogue.find(name))
+@router.get("/{start}")
+def feature_set_that_starts(start: str, service: Asked) -> FeatureSetDetail:
+    """Return the one feature set whose name or fingerprint starts so.
+
+    The start of a fingerprint, at least four digits of it, reaches older versions too.
+    """
+    return _detail(start, service)
 
 
-def summary(record: Record) -> dict[str, object]:
-    """Return a record as JSON-ready values, with where its store's files are to be had."""
-    return {
-        "name": record.name,
-        "fingerprint": record.fingerprint,
-        "store_format": record.store_format,
-        "rows": dict(record.rows),
-        "feature_shape": list(record.feature_shape),
-        "class_names": list(record.class_names),
-        "recipe": record.recipe.to_dict(),
-        "recipe_name": record.recipe.name,
-        "recipe_fingerprint": record.recipe.fingerprint,
-        "views": record.views,
-        "stored_bytes": record.stored_bytes,
-        "committed_at": record.committed_at,
-        "checksums_sha256": record.checksums_sha256,
-        "store": f"/v1/feature-sets/{record.name}/store/{record.store.name}",
-    }
+@router.get("/{dataset}/{recipe}")
+def feature_set(dataset: str, recipe: str, service: Asked) -> FeatureSetDetail:
+    """Return one feature set, by its name or a unique start of it."""
+    return _detail(f"{dataset}/{recipe}", service)
+
+
+def page(found: Sequence[T], *, limit: int | None, offset: int) -> Sequence[T]:
+    """Return the part of a list that was asked for."""
+    return found[offset : None if limit is None else offset + limit]
+
+
+def _detail(wanted: str, service: Service) -> FeatureSetDetail:
+    record = service.catalogue.find(wanted)
+    versions = [each for each in service.catalogue.records() if each.name == record.name]
+    return detail(record, versions=versions)

@@ -213,6 +213,10 @@ class FindsSets(Protocol):
         """Return every committed version."""
         ...
 
+    def problems(self) -> Sequence[FeatureStoreError]:
+        """Return why records of feature sets cannot be read; they are in no list."""
+        ...
+
     def find(self, wanted: str) -> Record:
         """Return what `wanted` means; raises as `Catalogue.find`."""
         ...
@@ -235,6 +239,10 @@ class FindsSets(Protocol):
         """Return the runs that can be read, newest first."""
         ...
 
+    def run_problems(self) -> Sequence[FeatureStoreError]:
+        """Return why runs cannot be read; they are in no list."""
+        ...
+
     def run(self, wanted: str) -> Run:
         """Return the run that an id, or the unique start of one, means.
 
@@ -244,5 +252,7 @@ class FindsSets(Protocol):
             There is none.
         InvalidInput
             Several are meant.
+        Conflict, IntegrityError
+            It cannot be read.
         """
         ...

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -27,14 +26,13 @@ from featurestore.errors import IntegrityError, NotFound
 from featurestore.names import nfc
 from featurestore.service.beneath import is_plain, open_beneath
 from featurestore.service.contract import Gone
-from featurestore.service.live_catalogue import read_record
+from featurestore.service.live_catalogue import Signature, file_signature, read_record
 from featurestore.stores import SUFFIXES
 
 _LISTS = 64  # kept in memory, those used longest ago go first
 _ATTEMPTS = 5
 _METADATA = frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
 _RECORD, _CHECKSUMS = ".json", ".sha256"
-_Signature = tuple[int, int, int, int]
 
 
 class Readable(Protocol):
@@ -87,7 +85,7 @@ class StoredFile:
 class _Listed:
     """What a record and its checksum list say; `digests` by path within the store."""
 
-    signature: _Signature
+    signature: Signature
     name: str
     record: bytes
     checksums: bytes
@@ -199,7 +197,7 @@ class StoreFiles:
                 return listed
         raise FileNotFoundError(f"no record of {store}")
 
-    def _read_list(self, store: Path, signature: _Signature) -> _Listed:
+    def _read_list(self, store: Path, signature: Signature) -> _Listed:
         with open_beneath(self._cache, record_path(store).parts) as file:
             bytes_ = file.readall()
         record = read_record(self._cache / record_path(store))
@@ -224,15 +222,9 @@ class StoreFiles:
             digests=MappingProxyType(dict(_entries(checksums, store.name))),
         )
 
-    def _signature(self, store: Path) -> _Signature | None:
+    def _signature(self, store: Path) -> Signature | None:
         """Return what tells one record file from the next; None where there is none."""
-        try:
-            found = os.lstat(self._cache / record_path(store))
-        except (FileNotFoundError, NotADirectoryError, ValueError):
-            return None
-        if not stat.S_ISREG(found.st_mode):
-            return None
-        return (found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
+        return file_signature(self._cache / record_path(store))
 
 
 def _without_ending(store: str) -> tuple[str, str]:

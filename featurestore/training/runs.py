@@ -15,7 +15,7 @@ import dataclasses
 import json
 import re
 import unicodedata
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING
 from datetime import datetime
 from pathlib import Path
@@ -48,7 +48,7 @@ if TYPE_CHECKING:  # it loads scikit-learn, which a list of runs does without
     from featurestore.training.evaluation import Metrics, Predictions
 
 RUN_FORMAT_VERSION = 3
-_RECORD = "run.json"
+RECORD_NAME = "run.json"
 _TRAIN_AGAIN = "fs train"
 
 
@@ -295,7 +295,7 @@ def write_run(run: Run, head: Head, predictions: Mapping[str, Predictions]) -> R
             )
         files = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
         run = dataclasses.replace(run, files=files)
-        durable.write_new_file(temporary / _RECORD, _json(run.to_dict()))
+        durable.write_new_file(temporary / RECORD_NAME, _json(run.to_dict()))
         durable.sync_tree(temporary)
         durable.replace(temporary, run.path)
     except OSError as error:
@@ -320,12 +320,12 @@ def load_run(path: Path) -> Run:
     IntegrityError
         Its record is damaged.
     """
-    record = path / _RECORD
+    record = path / RECORD_NAME
     remove = f"fs rm {path.name}"
     try:
         fields = parse_record(record.read_bytes())
     except FileNotFoundError as error:
-        raise NotFound(f"no run in {path}: it has no {_RECORD}") from error
+        raise NotFound(f"no run in {path}: it has no {RECORD_NAME}") from error
     except (OSError, ValueError) as error:
         raise IntegrityError(
             f"{record} is not the record of a run: {error}", next_step=remove
@@ -377,7 +377,7 @@ def read_runs(cache: Path, *, without: Collection[str] = ()) -> FoundRuns:
             found.runs.append(load_run(path))
         except NotFound:
             if path.exists():  # else another process has removed it since the folder was listed
-                problem = f"{path} is not a run: it has no {_RECORD}"
+                problem = f"{path} is not a run: it has no {RECORD_NAME}"
                 found.problems.append(IntegrityError(problem, next_step=f"fs rm {path.name}"))
         except (Conflict, IntegrityError) as error:
             found.problems.append(error)
@@ -387,7 +387,10 @@ def read_runs(cache: Path, *, without: Collection[str] = ()) -> FoundRuns:
 
 def matching_ids(wanted: str, *, cache: Path) -> list[str]:
     """Return the id `wanted` if there is such a run, readable or not; else those that start so."""
-    names = [path.name for path in _run_paths(cache)]
+    return _matching(wanted, [path.name for path in _run_paths(cache)])
+
+
+def _matching(wanted: str, names: Sequence[str]) -> list[str]:
     wanted = nfc(wanted)
     if wanted in names:
         return [wanted]
@@ -404,20 +407,31 @@ def find_run_path(wanted: str, *, cache: Path) -> Path:
     InvalidInput
         Several do.
     """
-    matching = matching_ids(wanted, cache=cache)
+    names = [path.name for path in _run_paths(cache)]
+    return cache / RUNS / choose_run(wanted, names, cache=cache)
+
+
+def choose_run(wanted: str, names: Sequence[str], *, cache: Path) -> str:
+    """Return the one of the ids in `cache` that `wanted` is, or is the start of.
+
+    Raises
+    ------
+    NotFound, InvalidInput
+        As `find_run_path`.
+    """
+    matching = _matching(wanted, names)
     if len(matching) > 1:
         raise InvalidInput(
             f"{wanted!r} means {len(matching)} runs: {', '.join(matching[:8])}",
             next_step="type more of the id",
         )
     if not matching:
-        names = [path.name for path in _run_paths(cache)]
         held = f"it holds {', '.join(names[-8:])}" if names else "it holds none yet"
         raise NotFound(
             f"no run {wanted!r} in cache {cache}: {held}",
             next_step="fs runs" if names else _TRAIN_AGAIN,
         )
-    return cache / RUNS / matching[0]
+    return matching[0]
 
 
 def find_run(wanted: str, *, cache: Path) -> Run:

@@ -16,7 +16,7 @@ def client(tmp_path: Path):
 
 
 def test_an_empty_cache_has_no_feature_set(client):
-    assert client.get("/v1/feature-sets").json() == {"feature_sets": []}
+    assert client.get("/v1/feature-sets").json()["feature_sets"] == []
 
 
 def test_an_error_is_a_problem_document(client):
