@@ -72,6 +72,6 @@ def open_store(path: Path) -> StoreReader:
         return ZarrReader(path)
     if not path.exists():
         raise NotFound(f"no store at {path}", next_step="list what there is: fs ls")
-    from featurestore.stores.hdf5_store import Hdf5Reader
+    from featurestore.stores.hdf5_reader import Hdf5Reader
 
     return Hdf5Reader(path)

@@ -26,6 +26,9 @@ VIEW_FEATURES = f"{VIEWS}/features"
 LEVEL = 1
 """Of gzip and of zstd."""
 
+DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError)
+"""What h5py raises for a file that is not as it was written."""
+
 ZSTD_FILTER = 32015
 """Source: registered filters of The HDF Group."""
 
