@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from starlette.requests import HTTPConnection
 
-from featurestore.service.contract import FindsSets, ServiceSettings
+from featurestore.errors import MissingDependency
+from featurestore.recipe import Recipe
+from featurestore.service.contract import Answer, EmbedsImages, FindsSets, ServiceSettings
+from featurestore.service.heads import LoadedHeads
 from featurestore.service.live_catalogue import LiveCatalogue
 from featurestore.service.metrics import Metrics
 from featurestore.service.store_files import StoreFiles
+from featurestore.service.uploads import Uploads
 
 
 @dataclasses.dataclass
@@ -26,19 +31,28 @@ class Service:
     catalogue: FindsSets
     files: StoreFiles
     metrics: Metrics
+    uploads: Uploads
+    embedder: EmbedsImages
+    heads: LoadedHeads
     stopping: bool = False
 
     async def close(self) -> None:
         """Finish what was accepted and let go of everything."""
+        await self.embedder.close()
+        await self.heads.close()
 
 
 def create_service(settings: ServiceSettings) -> Service:
     """Put the parts together; opens no network and no store yet."""
+    metrics = Metrics()
     return Service(
         settings=settings,
         catalogue=LiveCatalogue(settings.cache),
         files=StoreFiles(settings.cache),
-        metrics=Metrics(),
+        metrics=metrics,
+        uploads=Uploads(settings.limits),
+        embedder=_NoEmbedder(),
+        heads=LoadedHeads(settings.heads_bytes, counts=metrics),
     )
 
 
@@ -49,3 +63,15 @@ async def service_of(connection: HTTPConnection) -> Service:
     """
     service: Service = connection.app.state.service
     return service
+
+
+class _NoEmbedder:
+    """In the place of the engine, until there is one."""
+
+    async def embed(
+        self, recipe: Recipe, images: Sequence[bytes], *, other_weights: Sequence[str] = ()
+    ) -> list[Answer]:
+        raise MissingDependency(f"nothing embeds {len(images)} images under {recipe.name} yet")
+
+    async def close(self) -> None:
+        return
