@@ -91,9 +91,6 @@ def commit_set(commit: Commit, rows: Rows, *, root: Path) -> Record:
     written = _write(commit, rows, building, shape)
     _verify(building, commit, written)
     checksums = checksum_lines(building, final.name)
-    remove_store(final)  # of a commit that never ended, or whose store has been lost
-    durable.replace(building, final)
-    durable.replace_file(checksums_path(final), checksums)
     record = Record(
         name=commit.name,
         store_format=commit.store_format,
@@ -111,10 +108,21 @@ def commit_set(commit: Commit, rows: Rows, *, root: Path) -> Record:
         committed_at=commit.committed_at,
         content_sha256=written,
         checksums_sha256=sha256_hex(checksums),
-        stored_bytes=sum(path.stat().st_size for path in store_files(final)),
+        stored_bytes=sum(path.stat().st_size for path in store_files(building)),
     )
-    durable.replace_file(record.path, record.to_json())
+    make_visible(record, building, checksums)
     return record
+
+
+def make_visible(record: Record, building: Path, checksums: bytes) -> None:
+    """Put a store that is built, verified and synced in its place, and its record after it.
+
+    The caller holds the set's lock. When this returns, all of it is durable.
+    """
+    remove_store(record.store)  # of a commit that never ended, or whose store has been lost
+    durable.replace(building, record.store)
+    durable.replace_file(checksums_path(record.store), checksums)
+    durable.replace_file(record.path, record.to_json())
 
 
 def _already_committed(commit: Commit, final: Path) -> Record | None:

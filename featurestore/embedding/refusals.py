@@ -102,7 +102,7 @@ def storage_errors(cache: Path) -> Iterator[None]:
             raise Conflict(
                 f"the disk that holds cache {cache} is full: {error}",
                 next_step="free some space (fs gc) and run the same command again; "
-                "what was computed is kept",
+                "what was staged is kept",
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise InvalidInput(
