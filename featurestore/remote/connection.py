@@ -39,6 +39,11 @@ from featurestore.remote.answers import (
 )
 from featurestore.remote.pacing import Pacing, Patience, Unreachable
 
+
+class TooLarge(InvalidInput):
+    """What was sent is more than the service takes: send less in a request."""
+
+
 LONGEST_ANSWER = 1 << 30
 _PROBLEM_BYTES = 1 << 16
 _CONNECT_S = 10.0
@@ -50,6 +55,7 @@ _KINDS: Mapping[int, type[FeatureStoreError]] = {
     404: NotFound,
     409: Conflict,
     410: NotFound,
+    413: TooLarge,
     429: Conflict,
     501: MissingDependency,
 }
@@ -221,7 +227,8 @@ class Connection:
         NotFound
             The service has no such thing.
         InvalidInput
-            It refuses the request or the token, or is no featurestore service.
+            It refuses the request or the token, or is no featurestore service. As `TooLarge`, what
+            was sent is more than it takes.
         Conflict
             It has too much to do, for longer than we wait, or something stands in the way there.
         MissingDependency

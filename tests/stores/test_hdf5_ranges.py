@@ -94,7 +94,7 @@ def test_what_kept_bytes_away_is_told_with_the_rows(store, ahead):
     split = reader.split("train")
     split.read(0, 150)  # little is kept, so labels would have to be read again
     (files if ahead else within).failing = NotFound("it was replaced", next_step="open it again")
-    with pytest.raises(NotFound, match="split train, .*: it was replaced\n.*open it again"):
+    with pytest.raises(NotFound, match=r"split train, .*: it was replaced\n.*open it again"):
         split.read(0, 64) if ahead else split.labels()
     files.failing = within.failing = None
     split.read(0, 64)
