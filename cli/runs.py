@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import click
 
 from featurestore.errors import IntegrityError
 from featurestore.manifest import SPLITS
 from featurestore.training.checkpoints import Unfinished, find_unfinished
-from featurestore.training.fine_tune_settings import FineTuneRequest
 from featurestore.training.methods import (
     CACHED,
-    FINE_TUNE,
     path_text,
     pixels_text,
     trained_weights,
-    unfrozen,
     weights_text,
+)
+from featurestore.training.run_list import (
+    NEWEST,
+    SORT_KEYS,
+    SORT_METRICS,
+    is_on,
+    model_bytes,
+    settings_text,
+    sorted_runs,
+    told_settings,
 )
 from featurestore.training.run_record import PATHS
 from featurestore.training.runs import Run, read_runs
@@ -37,31 +42,12 @@ from featurestore_cli.output import (
     seconds_text,
 )
 
-_METRICS = (
-    "accuracy",
-    "balanced-accuracy",
-    "macro-f1",
-    "roc-auc",
-    "log-loss",
-    "expected-calibration-error",
-)
-_LESS_IS_BETTER = ("log-loss", "expected-calibration-error")
-# What a run is sorted by; the best, the fastest, the smallest and the newest come first.
-_KEYS: Mapping[str, Callable[[Run], Any]] = {
-    "head": lambda run: run.head,
-    "seed": lambda run: run.seed,
-    "feature-set": lambda run: run.features.name,
-    "fit": lambda run: run.seconds.get("fit"),
-    "predict": lambda run: run.seconds.get("predict_per_row"),
-    "size": lambda run: model_bytes(run),
-}
-
 
 @click.command()
 @click.option(
     "--sort",
-    type=click.Choice(["created", *_METRICS, *_KEYS]),
-    default="created",
+    type=click.Choice(SORT_KEYS),
+    default=NEWEST,
     show_default=True,
     help="Best, fastest, smallest or newest first; metrics are those of --split.",
 )
@@ -106,10 +92,10 @@ def runs(
     chosen = [
         run
         for run in found.runs
-        if head in (None, run.head) and path_taken in (None, run.path_taken) and _is_on(run, on)
+        if head in (None, run.head) and path_taken in (None, run.path_taken) and is_on(run, on)
     ]
-    chosen = _sorted(chosen, sort, split=split, reverse=reverse)
-    if sort in _METRICS and split == "test":
+    chosen = sorted_runs(chosen, sort, split=split, reverse=reverse)
+    if sort in SORT_METRICS and split == "test":
         say(
             "note: sorted by the test split: the run that is chosen so scores better on it than it "
             "will elsewhere; choose by --split validation, and compare on test once"
@@ -135,29 +121,6 @@ def runs(
     return min((problem.exit_code for problem in found.problems), default=0)
 
 
-def _is_on(run: Run, prefix: str | None) -> bool:
-    return (
-        prefix is None
-        or run.features.name.startswith(prefix)
-        or (len(prefix) >= 4 and run.features.fingerprint.startswith(prefix.lower()))
-    )
-
-
-def _sorted(found: list[Run], key: str, *, split: str, reverse: bool) -> list[Run]:
-    """Sort runs that come newest first; equal ones stay so, and those without a value go last."""
-    value: Callable[[Run], Any]
-    if key == "created":
-        return found[::-1] if reverse else found
-    if key in _METRICS:
-        value = lambda run: (run.metrics.get(split) or {}).get(key.replace("-", "_"))  # noqa: E731
-    else:
-        value = _KEYS[key]
-    known = [run for run in found if value(run) is not None]
-    descending = key in _METRICS and key not in _LESS_IS_BETTER
-    ordered = sorted(known, key=value, reverse=descending != reverse)
-    return ordered + [run for run in found if value(run) is None]
-
-
 def _print_runs(found: list[Run], split: str) -> None:
     accuracies = [name for name in SPLITS if name != "train" or split == "train"]
     numbers = [*accuracies, f"{split} loss", "fit", "model"]
@@ -174,7 +137,7 @@ def _print_runs(found: list[Run], split: str) -> None:
                 f"{run.features.name.partition('/')[0]} {run.features.fingerprint[:8]}",
                 *([path_text(run)] if several else []),
                 run.head,
-                _settings_text(_told_settings(run)),
+                settings_text(told_settings(run)),
                 run.seed,
                 *(_metric_text(run, name, "accuracy") for name in accuracies),
                 _metric_text(run, split, "log_loss"),
@@ -190,41 +153,9 @@ def _print_runs(found: list[Run], split: str) -> None:
     )
 
 
-def _told_settings(run: Run) -> dict[str, object]:
-    """Return the settings that are not at their defaults; of a fine-tuning, those it was asked."""
-    if run.path_taken != FINE_TUNE:
-        return run.changed_settings()
-    usual = {field.name: field.default for field in dataclasses.fields(FineTuneRequest)}
-    given = {
-        name: value
-        for name, value in run.settings.to_dict().items()
-        if name in usual and value != usual[name]
-    }
-    return {**given, "unfreeze": " ".join(unfrozen(run))}
-
-
 def _metric_text(run: Run, split: str, metric: str) -> str:
     value = (run.metrics.get(split) or {}).get(metric)
     return "-" if value is None else f"{value:.4f}"
-
-
-def _settings_text(settings: Mapping[str, object]) -> str:
-    """Return settings as `--settings`-like text; one that is no scalar as JSON."""
-    texts = (
-        f"{name}={value:g}"
-        if isinstance(value, float)
-        else f"{name}={value if isinstance(value, str) else json.dumps(value)}"
-        for name, value in settings.items()
-    )
-    return ", ".join(texts) or "-"
-
-
-def model_bytes(run: Run) -> int | None:
-    """Return the size of the model file; None where it is gone."""
-    try:
-        return run.model_path.stat().st_size
-    except OSError:
-        return None
 
 
 def _size_text(run: Run) -> str:
