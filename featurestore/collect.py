@@ -12,6 +12,7 @@ from pathlib import Path
 
 from featurestore.catalogue import (
     LOCKS,
+    MAPS,
     RUNS,
     STAGING,
     Catalogue,
@@ -107,6 +108,11 @@ def find_garbage(
         for each in find_unfinished(cache)
         if staging or clock() - each.modified > _FORGOTTEN_S
     ]
+    gone = {record.path for record in records} & {
+        record_path(item.path) for item in found if item.kept is None
+    }
+    named = {record.fingerprint for record in records if record.path not in gone}
+    found += _maps(cache, of=named, clock=clock)
     if staging:
         found += _staging(cache)
     return found
@@ -260,6 +266,21 @@ def _staging(cache: Path) -> list[Garbage]:
         )
         for path in folders
     ]
+
+
+def _maps(cache: Path, *, of: Collection[str], clock: Callable[[], float]) -> list[Garbage]:
+    """Find the maps that a service made of feature sets which are gone, and unfinished files."""
+    found = []
+    for folder in sorted((cache / MAPS).glob("*")):
+        if folder.name not in of:
+            found.append(Garbage(folder, "map of a feature set that is gone", _size(folder)))
+            continue
+        found += [
+            Garbage(path, "map that was never finished", _size(path))
+            for path in sorted(folder.glob(f"{durable.TEMPORARY_PREFIX}*"))
+            if clock() - _modified(path) > _ABANDONED_S
+        ]
+    return found
 
 
 def _checkpoints(training: Unfinished) -> Garbage:

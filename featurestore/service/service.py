@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Sequence
 
@@ -12,6 +13,7 @@ from featurestore.recipe import Recipe
 from featurestore.service.contract import Answer, EmbedsImages, FindsSets, ServiceSettings
 from featurestore.service.heads import LoadedHeads
 from featurestore.service.live_catalogue import LiveCatalogue
+from featurestore.service.maps import Maps
 from featurestore.service.metrics import Metrics
 from featurestore.service.store_files import StoreFiles
 from featurestore.service.uploads import Uploads
@@ -34,12 +36,14 @@ class Service:
     uploads: Uploads
     embedder: EmbedsImages
     heads: LoadedHeads
+    maps: Maps
     stopping: bool = False
 
     async def close(self) -> None:
         """Finish what was accepted and let go of everything."""
         await self.embedder.close()
         await self.heads.close()
+        await asyncio.to_thread(self.maps.close)
 
 
 def create_service(settings: ServiceSettings) -> Service:
@@ -53,6 +57,7 @@ def create_service(settings: ServiceSettings) -> Service:
         uploads=Uploads(settings.limits),
         embedder=_NoEmbedder(),
         heads=LoadedHeads(settings.heads_bytes, counts=metrics),
+        maps=Maps(settings.cache),
     )
 
 
