@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Sequence
 
 from starlette.requests import HTTPConnection
 
-from featurestore.errors import MissingDependency
-from featurestore.recipe import Recipe
-from featurestore.service.contract import Answer, EmbedsImages, FindsSets, ServiceSettings
+from featurestore.service.contract import EmbedsImages, FindsSets, ServiceSettings
+from featurestore.service.embedder import Embedder
 from featurestore.service.heads import LoadedHeads
 from featurestore.service.live_catalogue import LiveCatalogue
 from featurestore.service.maps import Maps
@@ -49,13 +47,14 @@ class Service:
 def create_service(settings: ServiceSettings) -> Service:
     """Put the parts together; opens no network and no store yet."""
     metrics = Metrics()
+    catalogue = LiveCatalogue(settings.cache)
     return Service(
         settings=settings,
-        catalogue=LiveCatalogue(settings.cache),
+        catalogue=catalogue,
         files=StoreFiles(settings.cache),
         metrics=metrics,
         uploads=Uploads(settings.limits),
-        embedder=_NoEmbedder(),
+        embedder=Embedder(settings, catalogue, counts=metrics),
         heads=LoadedHeads(settings.heads_bytes, counts=metrics),
         maps=Maps(settings.cache),
     )
@@ -68,15 +67,3 @@ async def service_of(connection: HTTPConnection) -> Service:
     """
     service: Service = connection.app.state.service
     return service
-
-
-class _NoEmbedder:
-    """In the place of the engine, until there is one."""
-
-    async def embed(
-        self, recipe: Recipe, images: Sequence[bytes], *, other_weights: Sequence[str] = ()
-    ) -> list[Answer]:
-        raise MissingDependency(f"nothing embeds {len(images)} images under {recipe.name} yet")
-
-    async def close(self) -> None:
-        return

@@ -32,4 +32,6 @@ def decode(content, *, size, interpolation, max_pixels):
         raise UnreadableImage("damaged")
     if what == "slow":
         time.sleep(0.3)
+    if what == "slower":
+        time.sleep(1.5)
     return np.full((*size, 3), len(content) % 256, np.uint8)
