@@ -34,6 +34,8 @@ def configure_logging(form: LogFormat, stream: TextIO | None = None) -> None:
     root.handlers = [lines]
     root.setLevel(logging.WARNING)
     logging.getLogger("featurestore").setLevel(logging.INFO)
+    # It warns of each malformed form, which its sender is told of.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     logging.captureWarnings(True)
 
 

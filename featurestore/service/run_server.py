@@ -17,9 +17,15 @@ from fastapi import FastAPI
 
 from featurestore.errors import Conflict, InvalidInput
 from featurestore.service.app import create_app
+from featurestore.service.connections import Patience, patient_protocol
 from featurestore.service.contract import ServiceSettings
+from featurestore.service.service import Service
+from featurestore.service.sessions import checked_token
 
 DEFAULT_PORT = 8000
+_CONNECTIONS = 4096
+_LEAST_CONNECTIONS = 64
+_FILES = 512  # for stores, pipes to workers and what libraries open
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _KEEP_ALIVE_S = 75  # longer than clients keep a connection idle, so that they close it, not we
 
@@ -67,13 +73,23 @@ def run_server(
             f"{address.host} can be reached from other machines, and no token is asked for",
             next_step="give a token, or listen on 127.0.0.1",
         )
-    listener = _listen(address)
+    if settings.token is not None:
+        checked_token(settings.token)
+    else:
+        settings = dataclasses.replace(settings, hosts=(*_LOCAL_NAMES, _in_url(address.host)))
+    listener = listen(address)
     url = url_of(address.host, listener.getsockname()[1])
-    if settings.token is None:
-        settings = dataclasses.replace(settings, hosts=_LOCAL_NAMES)
     app = create_app(settings)
-    config = uvicorn.Config(
+    patience = Patience(head_s=settings.limits.head_seconds, connections=_allow_connections())
+    server = _Server(server_config(app, patience), app, ready=lambda: ready(url))
+    server.run(sockets=[listener])
+
+
+def server_config(app: FastAPI, patience: Patience) -> uvicorn.Config:
+    """Return how uvicorn runs `app`: one process, logging left alone, nothing read from outside."""
+    return uvicorn.Config(
         app,
+        http=patient_protocol(patience),
         ws="none",
         workers=1,
         log_config=None,
@@ -82,14 +98,17 @@ def run_server(
         forwarded_allow_ips="127.0.0.1,::1",
         timeout_keep_alive=_KEEP_ALIVE_S,
     )
-    _Server(config, app, ready=lambda: ready(url)).run(sockets=[listener])
 
 
 def url_of(host: str, port: int) -> str:
     """Return the URL under which a person reaches a service that listens on `host`."""
     if host in ("0.0.0.0", "::"):  # noqa: S104 -- compared, not bound
         host = socket.gethostname()
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"http://{_in_url(host)}:{port}"
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 class _Server(uvicorn.Server):
@@ -117,7 +136,9 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.should_exit = True
-        self._app.state.service.stopping = True
+        service: Service | None = getattr(self._app.state, "service", None)
+        if service is not None:  # else it is still starting
+            service.stopping = True
         for name in _SIGNALS:  # the system ends us then, whatever a thread is busy with
             signal.signal(name, signal.SIG_DFL)
 
@@ -125,7 +146,32 @@ class _Server(uvicorn.Server):
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def _listen(address: Address) -> socket.socket:
+def _allow_connections() -> int:
+    """Raise this process's limit of open files; return how many connections it leaves room for."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows: sockets are not files there
+        return _CONNECTIONS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = _CONNECTIONS + _FILES
+    if soft != resource.RLIM_INFINITY and soft < enough:
+        soft = enough if hard == resource.RLIM_INFINITY else min(enough, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY:
+        return _CONNECTIONS
+    return max(_LEAST_CONNECTIONS, min(_CONNECTIONS, soft - _FILES))
+
+
+def listen(address: Address) -> socket.socket:
+    """Return a socket that accepts connections at `address`.
+
+    Raises
+    ------
+    InvalidInput
+        The address is not this machine's.
+    Conflict
+        Something else listens there.
+    """
     where = f"{address.host} port {address.port}"
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(

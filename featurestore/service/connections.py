@@ -1,0 +1,192 @@
+"""Connections that wait for nobody: uvicorn's, with the limits on slow clients that it has not.
+
+uvicorn closes a connection that is idle after an answer. It has no limit for one that never asks,
+that sends its request's head byte by byte or without end, that goes on sending a body which was
+refused, or that does not read its answer; and when descriptors run out it can accept nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from typing import Any
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+_PIPELINED = 32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long, and with how many, connections are waited for.
+
+    Parameters
+    ----------
+    head_s
+        For a request's head, from the connection or the head's first byte on; as long for the rest
+        of a body that nobody wants.
+    read_s
+        For a client to read what is ready for it: 64 KiB, uvicorn's buffer.
+    head_bytes
+        Of an unfinished head.
+    connections
+        Open at once; beyond, the one that was idle longest makes room.
+    """
+
+    head_s: float = 10.0
+    read_s: float = 60.0
+    head_bytes: int = 64 * 2**10
+    connections: int = 4096
+
+
+class _Idle:
+    """Connections without a request at work, the one that is idle longest first."""
+
+    def __init__(self) -> None:
+        self._idle: dict[PatientProtocol, None] = {}
+
+    def add(self, connection: PatientProtocol) -> None:
+        self._idle.pop(connection, None)
+        self._idle[connection] = None
+
+    def discard(self, connection: PatientProtocol) -> None:
+        self._idle.pop(connection, None)
+
+    def close_longest(self) -> None:
+        if self._idle:
+            connection = next(iter(self._idle))
+            self.discard(connection)
+            connection.transport.abort()
+
+
+class PatientProtocol(HttpToolsProtocol):
+    """One connection; see the module. Made by `patient_protocol`."""
+
+    patience: Patience
+    idle: _Idle
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._head_bytes = 0
+        self._in_head = False
+        self._until_head: asyncio.TimerHandle | None = None
+        self._until_read: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """See `asyncio.Protocol`."""
+        super().connection_made(transport)
+        self.idle.add(self)
+        self._wait_for_head()
+        if len(self.connections) > self.patience.connections:
+            self.idle.close_longest()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.Protocol`."""
+        self.idle.discard(self)
+        self._stop_waiting_for_head()
+        self._stop_waiting_for_reader()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        super().data_received(data)
+        if self.transport.is_closing():
+            self._wait_for_reader()
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > self.patience.head_bytes and not self._at_work:
+                self._refuse(431, "Request Header Fields Too Large")
+                return
+        if not self._at_work and self._until_head is None:
+            self._wait_for_head()
+
+    def on_message_begin(self) -> None:
+        """See httptools."""
+        super().on_message_begin()
+        self._in_head, self._head_bytes = True, 0
+
+    def on_headers_complete(self) -> None:
+        """See httptools."""
+        self._in_head = False
+        self._stop_waiting_for_head()
+        self.idle.discard(self)
+        if len(self.pipeline) >= _PIPELINED:
+            raise ValueError("too many requests at once")  # answered 400 by data_received
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        """See `HttpToolsProtocol`."""
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._wait_for_reader()
+        elif not self._at_work:
+            self.idle.add(self)
+
+    def pause_writing(self) -> None:
+        """See `asyncio.Protocol`."""
+        super().pause_writing()
+        self._wait_for_reader()
+
+    def resume_writing(self) -> None:
+        """See `asyncio.Protocol`."""
+        self._stop_waiting_for_reader()
+        super().resume_writing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """See `HttpToolsProtocol`."""
+        # Closing would wait for a client that has not read all of its answer in that time.
+        self.transport.abort()
+
+    @property
+    def _at_work(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _wait_for_head(self) -> None:
+        self._until_head = self.loop.call_later(self.patience.head_s, self._head_is_late)
+
+    def _stop_waiting_for_head(self) -> None:
+        if self._until_head is not None:
+            self._until_head.cancel()
+            self._until_head = None
+
+    def _head_is_late(self) -> None:
+        self._until_head = None
+        if self.transport.is_closing():
+            return
+        if self._at_work:  # the next request's head, begun while this one is answered
+            self._wait_for_head()
+        elif self._in_head:
+            self._refuse(408, "Request Timeout")
+        else:
+            self.transport.abort()
+
+    def _wait_for_reader(self) -> None:
+        if self._until_read is None:
+            self._until_read = self.loop.call_later(self.patience.read_s, self.transport.abort)
+
+    def _stop_waiting_for_reader(self) -> None:
+        if self._until_read is not None:
+            self._until_read.cancel()
+            self._until_read = None
+
+    def _refuse(self, status: int, phrase: str) -> None:
+        self.transport.write(
+            f"HTTP/1.1 {status} {phrase}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n".encode()
+        )
+        self.transport.close()
+        self._wait_for_reader()
+
+
+def patient_protocol(patience: Patience) -> type[PatientProtocol]:
+    """Return the class of one server's connections, which share what `_Idle` knows."""
+    shared = {"patience": patience, "idle": _Idle()}
+    return type("ServersProtocol", (PatientProtocol,), shared)
