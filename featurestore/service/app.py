@@ -13,14 +13,19 @@ from featurestore.service import (
     embed_routes,
     file_routes,
     health_routes,
+    images_routes,
     login_routes,
+    map_routes,
+    neighbour_routes,
     predict_routes,
     problems,
     run_routes,
 )
 from featurestore.service.contract import ServiceSettings
+from featurestore.service.head_requests import HeadAsGet
 from featurestore.service.limits import Limited
 from featurestore.service.observed import Observed
+from featurestore.service.pages import map_page, set_routes, static_routes
 from featurestore.service.security import Door, Guarded
 from featurestore.service.service import create_service
 
@@ -30,7 +35,12 @@ _ROUTERS = (
     login_routes.router,
     embed_routes.router,
     predict_routes.router,
-    file_routes.router,
+    images_routes.router,
+    map_routes.router,
+    neighbour_routes.router,
+    map_page.router,
+    set_routes.router,
+    static_routes.router,
     catalogue_routes.router,
     run_routes.router,
 )
@@ -51,10 +61,12 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     app = FastAPI(title=package, docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.door = door = None if settings.token is None else Door(settings.token)
     # The last one is asked first.
+    app.add_middleware(HeadAsGet)
     app.add_middleware(Limited, limits=settings.limits)
     app.add_middleware(Guarded, hosts=settings.hosts, door=door)
     app.add_middleware(Observed)
     problems.add_handlers(app)
+    file_routes.add_routes(app)
     for router in _ROUTERS:
         app.include_router(router)
     return app

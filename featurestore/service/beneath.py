@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Sequence
 from io import FileIO
 from pathlib import Path
 
 _WALKS = os.open in os.supports_dir_fd  # not on Windows
-_FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
+_ROOT = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
+_FOLDER = _ROOT | getattr(os, "O_NOFOLLOW", 0)
+_NO_FILE = (errno.ELOOP, errno.ENOTDIR, errno.EMLINK, errno.ENXIO)
+_PLAIN = re.compile(r"[^./\\:\0][^/\\:\0]*")
 # Opening a pipe would wait for its writer.
 _FILE = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 def is_plain(name: str) -> bool:
     """Whether `name` is one visible step down from a folder, on any system."""
-    return bool(name) and not name.startswith(".") and not any(each in name for each in "/\\:\0")
+    return _PLAIN.fullmatch(name) is not None
 
 
-def open_beneath(root: Path, parts: Sequence[str]) -> FileIO:
+def open_beneath(root: Path | str, parts: Sequence[str]) -> FileIO:
     """Open the regular file at `root`/`parts` for reading, unbuffered; links are not followed.
 
     `root` itself may be reached through links: it is the reader's own choice. Whoever may write
@@ -33,21 +37,22 @@ def open_beneath(root: Path, parts: Sequence[str]) -> FileIO:
     OSError
         It cannot be opened.
     """
-    path = root.joinpath(*parts)
-    if not parts or not all(is_plain(part) for part in parts):
-        raise FileNotFoundError(errno.ENOENT, "not a plain path", str(path))
+    if not parts or not all(map(is_plain, parts)):
+        raise FileNotFoundError(errno.ENOENT, "not a plain path", os.path.join(root, *parts))
     try:
-        return _opened(_walk(root, parts) if _WALKS else _open_resolved(path, root, parts))
+        return _opened(_walk(root, parts) if _WALKS else _open_resolved(root, parts))
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK, errno.ENXIO):
-            raise FileNotFoundError(errno.ENOENT, "no file without links", str(path)) from error
+        if error.errno in _NO_FILE:
+            path = os.path.join(root, *parts)
+            raise FileNotFoundError(errno.ENOENT, "no file without links", path) from error
         raise
     except ValueError as error:  # a lone surrogate, which no name in a file system can hold
-        raise FileNotFoundError(errno.ENOENT, "no such name", str(path)) from error
+        path = os.path.join(root, *parts)
+        raise FileNotFoundError(errno.ENOENT, "no such name", path) from error
 
 
-def _walk(root: Path, parts: Sequence[str]) -> int:
-    folder = os.open(root, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+def _walk(root: Path | str, parts: Sequence[str]) -> int:
+    folder = os.open(root, _ROOT)
     try:
         for part in parts[:-1]:
             below = os.open(part, _FOLDER, dir_fd=folder)
@@ -58,10 +63,11 @@ def _walk(root: Path, parts: Sequence[str]) -> int:
         os.close(folder)
 
 
-def _open_resolved(path: Path, root: Path, parts: Sequence[str]) -> int:
+def _open_resolved(root: Path | str, parts: Sequence[str]) -> int:
+    path = os.path.join(root, *parts)
     expected = os.path.join(os.path.realpath(root), *parts)
     if os.path.normcase(os.path.realpath(path)) != os.path.normcase(expected):
-        raise FileNotFoundError(errno.ENOENT, "a link stands on the way", str(path))
+        raise FileNotFoundError(errno.ENOENT, "a link stands on the way", path)
     return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
 
 

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Mapping
-from typing import Annotated, Any
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from typing import Any
 from urllib.parse import quote
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
+from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
-from featurestore.errors import IntegrityError, NotFound
+from featurestore.errors import NotFound
 from featurestore.service.problems import problem
-from featurestore.service.service import Service, service_of
-from featurestore.service.store_files import Address, Readable, StoredFile
+from featurestore.service.service import Service
+from featurestore.service.store_files import Address
+from featurestore.service.stored_file import StoredFile
 
-# A slow client holds up to two pieces in memory. A chunk of a Zarr store is mostly one piece, and
-# costs one visit to a thread.
+# A slow client holds up to two pieces in memory. A chunk of a Zarr store is mostly one piece.
 _PIECE_BYTES = 256 * 1024
 _LASTING = "private, max-age=31536000, immutable"
 _CHANGING = "private, no-cache"
@@ -38,53 +39,78 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     416: {"description": "The file has no such bytes."},
 }
 
-router = APIRouter(
-    prefix="/v1/feature-sets/{dataset}/{recipe}/store",
-    tags=["store files"],
-    default_response_class=Response,
-)
-Asked = Annotated[Service, Depends(service_of)]
+_PREFIX = "/v1/feature-sets/{dataset}/{recipe}/store"
 
 
-@router.head("/{store}", include_in_schema=False)
-@router.get("/{store}", responses=_RESPONSES)
-def store_or_record(
-    request: Request, service: Asked, dataset: str, recipe: str, store: str
-) -> Response:
+def add_routes(app: FastAPI) -> None:
+    """Let `app` serve the files of stores; before it includes routers.
+
+    Routes of an included router are matched twice, after all that come before them.
+    """
+    for path, endpoint in (("/{store}", store_or_record), ("/{store}/{path:path}", file_of_store)):
+        for method in ("GET", "HEAD"):
+            app.router.add_api_route(
+                _PREFIX + path,
+                endpoint,
+                methods=[method],
+                include_in_schema=method == "GET",
+                tags=["store files"],
+                responses=_RESPONSES,
+                response_class=Response,
+                route_class_override=_Direct,
+            )
+
+
+class _Direct(APIRoute):
+    """Calls its endpoint with the parts of the URL, which are texts, as they are.
+
+    What FastAPI does in between takes longer than to open and read a file.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        endpoint: Callable[..., Coroutine[Any, Any, Response]] = self.endpoint
+
+        async def answer(request: Request) -> Response:
+            return await endpoint(request, **request.path_params)
+
+        return answer
+
+
+async def store_or_record(request: Request, *, dataset: str, recipe: str, store: str) -> Response:
     """Return an HDF5 store; with ``.json`` behind its name its record, with ``.sha256`` its list.
 
     The record is sent as it lies on disk. The list has the SHA-256 of every file of the store, one
     line each, as ``sha256sum`` writes and checks them.
     """
-    return _answer(request, service, Address(dataset, recipe, store))
+    return await _answer(request, Address(dataset, recipe, store))
 
 
-@router.head("/{store}/{path:path}", include_in_schema=False)
-@router.get("/{store}/{path:path}", responses=_RESPONSES)
-def file_of_store(  # the parameters are those of the URL
-    request: Request, service: Asked, *, dataset: str, recipe: str, store: str, path: str
+async def file_of_store(
+    request: Request, *, dataset: str, recipe: str, store: str, path: str
 ) -> Response:
     """Return one file of a Zarr store: metadata, a chunk or a shard, whole or one range of it."""
-    return _answer(request, service, Address(dataset, recipe, store, path))
+    return await _answer(request, Address(dataset, recipe, store, path))
 
 
-def _answer(request: Request, service: Service, address: Address) -> Response:
-    """Open a file and read its first piece, in the thread that the endpoint runs in anyway."""
+async def _answer(request: Request, address: Address) -> Response:
+    service: Service = request.app.state.service
     try:
-        found = service.files.open(address)
+        found = service.files.open_at_once(address)
+        if found is None:
+            found = await to_thread.run_sync(service.files.open, address)
     except NotFound as error:
         raise _with_newest(error, service, address) from error
     try:
-        response = _response(found, request.method, request.headers)
+        response = await _response(found, request.method, request.headers)
     except BaseException:
-        found.file.close()
+        found.close()
         raise
     if not isinstance(response, _Pieces):
-        found.file.close()
+        found.close()
     return response
 
 
-def _response(found: StoredFile, method: str, sent: Mapping[str, str]) -> Response:
+async def _response(found: StoredFile, method: str, sent: Mapping[str, str]) -> Response:
     etag = f'"{found.sha256}"'
     headers = {
         "ETag": etag,
@@ -114,12 +140,11 @@ def _response(found: StoredFile, method: str, sent: Mapping[str, str]) -> Respon
             status = 206
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
     headers["Content-Length"] = str(stop - start)
-    found.file.seek(start)
-    first = _read(found.file, min(_PIECE_BYTES, stop - start))
-    if start + len(first) == stop:
-        return Response(first, status, headers, found.media_type)
-    pieces = _pieces(first, found.file, start=start, stop=stop)
-    return _Pieces(pieces, status, headers, found.media_type, file=found.file)
+    if stop - start > _PIECE_BYTES:
+        return _Pieces(found, status, headers, start=start, stop=stop)
+    pieces = [piece async for piece in _read(found, start, stop)]
+    body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    return Response(body, status, headers, found.media_type)
 
 
 class _Pieces(StreamingResponse):
@@ -127,38 +152,32 @@ class _Pieces(StreamingResponse):
 
     def __init__(
         self,
-        pieces: AsyncIterator[bytes],
+        found: StoredFile,
         status: int,
         headers: Mapping[str, str],
-        media_type: str,
         *,
-        file: Readable,
+        start: int,
+        stop: int,
     ) -> None:
-        super().__init__(pieces, status, headers, media_type)
-        self._file = file
+        super().__init__(_read(found, start, stop), status, headers, found.media_type)
+        self._found = found
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._file.close()
+            self._found.close()
 
 
-async def _pieces(first: bytes, file: Readable, *, start: int, stop: int) -> AsyncIterator[bytes]:
-    yield first
-    at = start + len(first)
-    while at < stop:
-        piece = await to_thread.run_sync(_read, file, min(_PIECE_BYTES, stop - at))
+async def _read(found: StoredFile, start: int, stop: int) -> AsyncIterator[bytes | memoryview]:
+    """Yield the bytes from `start` to `stop`; a thread is visited only for what is on the disk."""
+    while start < stop:
+        size_bytes = min(_PIECE_BYTES, stop - start)
+        piece = found.read_at_once(start, size_bytes)
+        if piece is None:
+            piece = await to_thread.run_sync(found.read, start, size_bytes)
         yield piece
-        at += len(piece)
-
-
-def _read(file: Readable, size: int) -> bytes:
-    """Read bytes that must be there: a body that ended early would look like a whole one."""
-    piece = file.read(size)
-    if size and not piece:
-        raise IntegrityError("a file of a committed store became shorter while it was sent")
-    return piece or b""
+        start += len(piece)
 
 
 def _names(header: str, etag: str, *, weak: bool) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import logging
 import os
 import stat
@@ -31,6 +32,7 @@ FRESH_S = 0.25
 _REMEMBERED = 1024  # names that were asked for, so that asking again costs a look-up
 _PREFIX_LENGTH = 4
 _RECORDS = tuple(f"{suffix}.json" for suffix in SUFFIXES.values())
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 _log = logging.getLogger("featurestore.service")
 
 T = TypeVar("T")
@@ -60,15 +62,19 @@ def read_record(path: Path) -> Record:
     return record
 
 
-def file_signature(path: Path) -> Signature | None:
+def file_signature(path: Path | str) -> Signature | None:
     """Return what tells one regular file at `path` from the next; None where there is none.
 
     Records are replaced, never written in place, so a new one is another file.
     """
     try:
         found = os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except ValueError:  # no name in a file system
         return None
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            return None
+        raise
     if not stat.S_ISREG(found.st_mode):
         return None
     return (found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)

@@ -14,11 +14,8 @@ import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
-from io import BytesIO, FileIO
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Protocol
 
 from featurestore.catalogue import RUNS, checksums_path, record_path
 from featurestore.digests import sha256_hex
@@ -27,28 +24,15 @@ from featurestore.names import nfc
 from featurestore.service.beneath import is_plain, open_beneath
 from featurestore.service.contract import Gone
 from featurestore.service.live_catalogue import Signature, file_signature, read_record
+from featurestore.service.stored_file import StoredFile
 from featurestore.stores import SUFFIXES
 
 _LISTS = 64  # kept in memory, those used longest ago go first
 _ATTEMPTS = 5
 _METADATA = frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
+_STORES = tuple(SUFFIXES.values())
 _RECORD, _CHECKSUMS = ".json", ".sha256"
-
-
-class Readable(Protocol):
-    """An open file, or bytes that stand for one."""
-
-    def seek(self, offset: int, /) -> int:
-        """Go to a byte."""
-        ...
-
-    def read(self, size: int, /) -> bytes | None:
-        """Return up to `size` bytes; none at the end."""
-        ...
-
-    def close(self) -> None:
-        """Let go of it; more than once is no error."""
-        ...
+_LINE = re.compile(r"([0-9a-f]{64})  (.*)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,27 +54,20 @@ class Address:
         return f"{self.dataset}/{self.recipe}"
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class StoredFile:
-    """One file, open. `lasting`: its bytes will never be others under this name and digest."""
-
-    file: Readable
-    size_bytes: int
-    sha256: str
-    media_type: str
-    lasting: bool
-
-
 @dataclasses.dataclass(frozen=True)
 class _Listed:
-    """What a record and its checksum list say; `digests` by path within the store."""
+    """What a record and its checksum list say, as long as `signature` is that of the record.
+
+    `files` has for each path within the store, which is "" for a store that is a file, the digest
+    and the steps from the dataset's folder.
+    """
 
     signature: Signature
     name: str
     record: bytes
     checksums: bytes
     checksums_sha256: str
-    digests: Mapping[str, str]
+    files: Mapping[str, tuple[str, tuple[str, ...]]]
 
 
 class StoreFiles:
@@ -99,10 +76,12 @@ class StoreFiles:
     def __init__(self, cache: Path) -> None:
         self._cache = cache
         self._lock = threading.Lock()
-        self._lists: OrderedDict[Path, _Listed] = OrderedDict()
+        self._lists: OrderedDict[str, _Listed] = OrderedDict()
 
     def open(self, address: Address) -> StoredFile:
         """Return a file of a committed store, open; the caller closes it.
+
+        Below the dataset's folder no link is followed.
 
         Raises
         ------
@@ -114,117 +93,120 @@ class StoreFiles:
         IntegrityError, Conflict
             Record, checksum list or file are damaged, lost or a newer version's.
         """
-        base, ending = _without_ending(address.store)
-        suffix = Path(base).suffix
-        parts = (nfc(address.dataset), base)
-        if suffix not in SUFFIXES.values() or not all(map(is_plain, parts)) or parts[0] == RUNS:
-            raise NotFound(f"no store {address.store!r} of feature set {address.name!r}")
+        folder, store, ending = self._place(address)
         for _ in range(_ATTEMPTS):
-            try:
-                listed = self._listed(Path(*parts))
-            except FileNotFoundError:
+            listed = self._listed(folder, store)
+            if listed is None or listed.name != nfc(address.name):
                 break
-            if listed.name != nfc(address.name):
-                break
-            if ending:
-                return _beside(address, listed, ending)
-            found = self._open_listed(address, parts, listed)
+            found = _opened(address, folder, listed, ending=ending)
             if found is not None:
                 return found
-        raise _gone(address, is_folder=suffix == SUFFIXES["zarr"] and not ending)
+        raise _gone(address)
 
-    def _open_listed(
-        self, address: Address, parts: tuple[str, str], listed: _Listed
-    ) -> StoredFile | None:
-        """Return a file of the version that `listed` is of; None if that has been replaced."""
-        digest = listed.digests.get(address.path)
-        if digest is None:
-            what = address.path or "the folder itself"
-            raise NotFound(
-                f"store {address.store} of feature set {address.name} has no file {what!r}",
-                next_step=f"its checksum list, {address.store}{_CHECKSUMS}, names them all",
-            )
-        file: FileIO | None = None
-        try:
-            within = address.path.split("/") if address.path else []
-            file = open_beneath(self._cache, [*parts, *within])
-            size_bytes = os.fstat(file.fileno()).st_size
-            if self._signature(Path(*parts)) == listed.signature:
-                found = StoredFile(file, size_bytes, digest, _media_type(address.path), True)
-                file = None
-                return found
-        except FileNotFoundError as error:
-            if self._signature(Path(*parts)) == listed.signature:
-                raise IntegrityError(
-                    f"feature set {address.name}: {address.store}/{address.path} is lost",
-                    next_step=f"fs verify {address.name}",
-                ) from error
-        finally:
-            if file is not None:
-                file.close()
-        return None
+    def open_at_once(self, address: Address) -> StoredFile | None:
+        """As `open`, if it is done with a few calls that name a path; None where it takes more.
 
-    def _listed(self, store: Path) -> _Listed:
-        """Return what the record of a store says, read again where the record is another.
+        Fit for an event loop, where it does not wait for a thread: that took longer than the calls.
+        """
+        folder, store, ending = self._place(address)
+        path = os.path.join(folder, store)
+        signature = file_signature(path + _RECORD)
+        listed = None if signature is None else self._known(path, signature)
+        if listed is None or listed.name != nfc(address.name):
+            return None
+        return _opened(address, folder, listed, ending=ending)
+
+    def _place(self, address: Address) -> tuple[str, str, str]:
+        """Return the folder of the dataset, the store's file name and what stands behind it."""
+        store, ending = _without_ending(address.store)
+        dataset = nfc(address.dataset)
+        plain = is_plain(store) and is_plain(dataset) and dataset != RUNS
+        if not (plain and store.endswith(_STORES)):
+            raise NotFound(f"no store {address.store!r} of feature set {address.name!r}")
+        return os.path.join(self._cache, dataset), store, ending
+
+    def _known(self, path: str, signature: Signature) -> _Listed | None:
+        with self._lock:
+            known = self._lists.get(path)
+            if known is None or known.signature != signature:
+                return None
+            self._lists.move_to_end(path)
+            return known
+
+    def _listed(self, folder: str, store: str) -> _Listed | None:
+        """Return what the record of a store says, read again where it is another; None: no record.
 
         Raises
         ------
-        FileNotFoundError
-            There is no record.
+        IntegrityError, Conflict
+            The record or the list cannot be used.
         """
-        for attempt in range(_ATTEMPTS):
-            signature = self._signature(store)
+        path = os.path.join(folder, store)
+        for _ in range(_ATTEMPTS):
+            signature = file_signature(path + _RECORD)
             if signature is None:
-                break
-            with self._lock:
-                known = self._lists.get(store)
-                if known is not None and known.signature == signature:
-                    self._lists.move_to_end(store)
-                    return known
+                return None
+            known = self._known(path, signature)
+            if known is not None:
+                return known
             try:
-                listed = self._read_list(store, signature)
-            except FileNotFoundError:
-                continue
+                listed = _read_list(Path(path), signature)
+            except FileNotFoundError as error:
+                if file_signature(path + _RECORD) != signature:
+                    continue
+                raise IntegrityError(
+                    f"{path}: its record is there, its checksum list is not",
+                    next_step="embed the dataset again",
+                ) from error
             except IntegrityError:
-                if self._signature(store) == signature or attempt == _ATTEMPTS - 1:
-                    raise
-                continue
-            if self._signature(store) == signature:
-                with self._lock:
-                    self._lists[store] = listed
-                    while len(self._lists) > _LISTS:
-                        self._lists.popitem(last=False)
+                if file_signature(path + _RECORD) != signature:
+                    continue  # it was replaced while it was read
+                raise
+            if file_signature(path + _RECORD) == signature:
+                self._keep(path, listed)
                 return listed
-        raise FileNotFoundError(f"no record of {store}")
+        return None
 
-    def _read_list(self, store: Path, signature: Signature) -> _Listed:
-        with open_beneath(self._cache, record_path(store).parts) as file:
-            bytes_ = file.readall()
-        record = read_record(self._cache / record_path(store))
-        with open_beneath(self._cache, checksums_path(store).parts) as file:
-            checksums = file.readall()
-        if sha256_hex(checksums) != record.checksums_sha256:
-            raise IntegrityError(
-                f"feature set {record.name}: expected a checksum list of SHA-256 "
-                f"{record.checksums_sha256}, found {sha256_hex(checksums)}",
-                next_step=f"fs verify {record.name}",
-            )
-        if record.store.name != store.name:
-            raise IntegrityError(
-                f"the record of {store.name} is of another store: {record.store.name}"
-            )
-        return _Listed(
-            signature=signature,
-            name=record.name,
-            record=bytes_,
-            checksums=checksums,
-            checksums_sha256=record.checksums_sha256,
-            digests=MappingProxyType(dict(_entries(checksums, store.name))),
+    def _keep(self, path: str, listed: _Listed) -> None:
+        with self._lock:
+            self._lists[path] = listed
+            self._lists.move_to_end(path)
+            while len(self._lists) > _LISTS:
+                self._lists.popitem(last=False)
+
+
+def _opened(address: Address, folder: str, listed: _Listed, *, ending: str) -> StoredFile | None:
+    """Return a file of the version that `listed` is of; None if that has been replaced."""
+    if ending:
+        return _beside(address, listed, ending)
+    known = listed.files.get(address.path)
+    if known is None:
+        what = address.path or "the folder itself"
+        raise NotFound(
+            f"store {address.store} of feature set {address.name} has no file {what!r}",
+            next_step=f"its checksum list, {address.store}{_CHECKSUMS}, names them all",
         )
-
-    def _signature(self, store: Path) -> Signature | None:
-        """Return what tells one record file from the next; None where there is none."""
-        return file_signature(self._cache / record_path(store))
+    digest, steps = known
+    record = os.path.join(folder, steps[0] + _RECORD)
+    try:
+        file = open_beneath(folder, steps)
+    except FileNotFoundError as error:
+        if file_signature(record) != listed.signature:
+            return None
+        raise IntegrityError(
+            f"feature set {address.name}: file {'/'.join(steps)} is lost",
+            next_step=f"fs verify {address.name}",
+        ) from error
+    try:
+        size_bytes = os.fstat(file.fileno()).st_size
+        still = file_signature(record) == listed.signature
+    except BaseException:
+        file.close()
+        raise
+    if not still:
+        file.close()
+        return None
+    return StoredFile(file, size_bytes, digest, _media_type(steps[-1]), lasting=True)
 
 
 def _without_ending(store: str) -> tuple[str, str]:
@@ -238,35 +220,61 @@ def _beside(address: Address, listed: _Listed, ending: str) -> StoredFile:
     if address.path:
         raise NotFound(f"{address.store!r} of feature set {address.name!r} is no folder")
     if ending == _RECORD:
-        bytes_, digest = listed.record, sha256_hex(listed.record)
+        # It is another when the set becomes current again, or has other unreadable images.
+        found, digest, lasting = listed.record, sha256_hex(listed.record), False
     else:
-        bytes_, digest = listed.checksums, listed.checksums_sha256
-    kind = "application/json" if ending == _RECORD else "text/plain; charset=utf-8"
-    # The record of a set changes when it becomes current again, or loses unreadable images.
-    return StoredFile(BytesIO(bytes_), len(bytes_), digest, kind, ending != _RECORD)
+        found, digest, lasting = listed.checksums, listed.checksums_sha256, True
+    return StoredFile(found, len(found), digest, _media_type(ending), lasting)
 
 
-def _entries(checksums: bytes, store: str) -> list[tuple[str, str]]:
-    """Return (path within the store, digest) of each line; "" is the store itself, a file."""
-    entries = []
-    for line in checksums.decode("utf-8", "replace").split("\n"):
-        digest, _, path = line.partition("  ")
-        # A digest goes into a header.
-        known = re.fullmatch("[0-9a-f]{64}", digest)
-        if known and (path == store or path.startswith(f"{store}/")):
-            entries.append((path[len(store) + 1 :], digest))
-    return entries
-
-
-def _media_type(path: str) -> str:
-    return "application/json" if path.endswith(".json") else "application/octet-stream"
-
-
-def _gone(address: Address, *, is_folder: bool) -> NotFound:
-    what = f"feature set {address.name!r} has no store {address.store!r} here"
-    piece = is_folder and address.path and address.path.rpartition("/")[2] not in _METADATA
-    return (
-        Gone(f"{what}: it has been replaced and collected, or never was")
-        if piece
-        else NotFound(f"{what}, or no longer")
+def _read_list(store: Path, signature: Signature) -> _Listed:
+    record_file = record_path(store)
+    with open_beneath(store.parent, [record_file.name]) as file:
+        record_bytes = file.readall()
+    record = read_record(record_file)
+    with open_beneath(store.parent, [checksums_path(store).name]) as file:
+        checksums = file.readall()
+    found = sha256_hex(checksums)
+    if found != record.checksums_sha256:
+        raise IntegrityError(
+            f"feature set {record.name}: expected a checksum list of SHA-256 "
+            f"{record.checksums_sha256}, found {found}",
+            next_step=f"fs verify {record.name}",
+        )
+    if record.store.name != store.name:
+        raise IntegrityError(
+            f"{record_file}: expected the record of {store.name}, found {record.store.name}'s",
+            next_step=f"remove {record_file} and embed the dataset again",
+        )
+    return _Listed(
+        signature=signature,
+        name=record.name,
+        record=record_bytes,
+        checksums=checksums,
+        checksums_sha256=found,
+        files=dict(_files(checksums, store.name)),
     )
+
+
+def _files(checksums: bytes, store: str) -> Iterator[tuple[str, tuple[str, tuple[str, ...]]]]:
+    for line in checksums.decode("utf-8", "replace").split("\n"):
+        match = _LINE.fullmatch(line)
+        if match is None:
+            continue
+        digest, path = match.groups()
+        steps = tuple(path.split("/"))
+        if steps[0] == store and all(map(is_plain, steps)):
+            yield "/".join(steps[1:]), (digest, steps)
+
+
+def _media_type(name: str) -> str:
+    if name.endswith(".json"):
+        return "application/json"
+    return "text/plain" if name.endswith(_CHECKSUMS) else "application/octet-stream"
+
+
+def _gone(address: Address) -> NotFound:
+    what = f"feature set {address.name!r} has no store {address.store!r} here"
+    if address.path and address.path.rpartition("/")[2] not in _METADATA:
+        return Gone(f"{what}: it has been replaced and collected, or never was")
+    return NotFound(f"{what}, or no longer")
