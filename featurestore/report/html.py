@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from featurestore.compare.results import Comparison, Contender
-from featurestore.errors import Conflict, MissingDependency
+from featurestore.errors import Conflict
 from featurestore.report import view
 from featurestore.report.comparison_plot import comparison_picture
 from featurestore.report.confusion_plot import confusion_picture
@@ -23,16 +23,7 @@ from featurestore.report.outcomes import Outcome, outcomes_of_comparison, roc_cu
 from featurestore.report.photographs import Photograph, Photographs
 from featurestore.report.reliability_plot import reliability_picture
 from featurestore.report.roc_plot import roc_picture
-from featurestore.report.text import shown, unbroken
-
-try:
-    from jinja2 import BaseLoader, Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-except ImportError as error:
-    raise MissingDependency(
-        "the report needs Jinja2, which is not installed",
-        next_step="pip install 'featurestore[report]'",
-    ) from error
+from featurestore.report.templating import Markup, PackageLoader, page_environment
 
 # A phone is about 3.8 inches of CSS pixels wide: these stay readable when scaled down to it.
 _WIDTH_INCHES, _COMPARISON_INCHES = 4.4, 5.8
@@ -132,19 +123,6 @@ def write_report(
     write_whole(path, page.encode())
 
 
-def page_environment(loader: BaseLoader) -> Environment:
-    """Return what templates are rendered with: every value is escaped, and none may be missing."""
-    environment = Environment(
-        loader=loader,
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"shown": shown, "unbroken": unbroken}
-    return environment
-
-
 def _check_same_images(comparison: Comparison, photographs: Photographs) -> None:
     """Refuse photographs of other rows; the recipe of their features does not matter."""
     expected = comparison.features.manifest_fingerprint
@@ -201,7 +179,7 @@ def _embedded(photograph: Photograph) -> ShownPhotograph:
 
 
 def _svg(picture: Picture, prefix: str) -> Markup:
-    return Markup(inline_svg(picture, prefix=prefix))  # noqa: S704 -- ours; names in it are escaped
+    return Markup(inline_svg(picture, prefix=prefix))
 
 
 def _drawing(caption: str, picture: Picture, prefix: str) -> _Drawing:
