@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from fastapi import APIRouter
+from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -14,7 +16,20 @@ from featurestore.service.service import Service
 from featurestore.service.upload_description import RECIPE, described
 from featurestore.service.uploads import UntilGone
 
-router = APIRouter(prefix="/v1", tags=["embed and predict"])
+
+class PlainRoute(APIRoute):
+    """A route whose function takes the request and returns the response, and is only described.
+
+    FastAPI would solve dependencies that there are none of, and look at the response once more.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the function itself."""
+        handler: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
+        return handler
+
+
+router = APIRouter(prefix="/v1", tags=["embed and predict"], route_class=PlainRoute)
 # The client has left, so nobody reads it; the log does (nginx's number for it).
 CLIENT_LEFT = 499
 
@@ -37,22 +52,17 @@ async def embed(request: Request) -> Response:
     """
     service: Service = request.app.state.service
     media_type = accepted(request.headers.get("accept"))
-    record = await asyncio.to_thread(service.catalogue.of_recipe, named(request, "recipe"))
-    recipe = record.recipe.clean
+    under = await service.recipes.find(named(request, "recipe"))
     try:
         async with service.uploads.receive(request) as uploads, UntilGone(request):
-            answers = await service.embedder.embed(recipe, [each.content for each in uploads])
+            answers = await service.embedder.embed(under.recipe, [each.content for each in uploads])
     except ClientDisconnect:
         return Response(status_code=CLIENT_LEFT)
     found = Results(
-        about={
-            "recipe": {"name": recipe.name, "fingerprint": recipe.fingerprint},
-            "feature_shape": list(record.feature_shape),
-            "dtype": recipe.dtype,
-        },
+        about=under.about,
         column="features",
-        shape=record.feature_shape,
-        dtype=recipe.dtype,
+        shape=under.feature_shape,
+        dtype=under.recipe.dtype,
         results=[
             Result(upload.name, answer, answer.features)
             for upload, answer in zip(uploads, answers, strict=True)

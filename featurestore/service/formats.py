@@ -76,6 +76,8 @@ def accepted(header: str | None) -> str:
     """
     if not header or header == "*/*":
         return JSON
+    if header in MEDIA_TYPES:
+        return header
     liked = {media_type: _quality(media_type, header) for media_type in MEDIA_TYPES}
     best = max(MEDIA_TYPES, key=lambda media_type: liked[media_type])
     if liked[best] <= 0:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from fastapi import APIRouter
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from featurestore.service.embed_routes import CLIENT_LEFT, named
+from featurestore.service.embed_routes import CLIENT_LEFT, PlainRoute, named
 from featurestore.service.formats import Result, Results, accepted, respond
 from featurestore.service.service import Service
 from featurestore.service.upload_description import RUN, described
 from featurestore.service.uploads import UntilGone
 
-router = APIRouter(prefix="/v1", tags=["embed and predict"])
+router = APIRouter(prefix="/v1", tags=["embed and predict"], route_class=PlainRoute)
 
 
 @router.post("/predict", **described("probabilities", asked=RUN))
@@ -31,7 +29,7 @@ async def predict(request: Request) -> Response:
     """
     service: Service = request.app.state.service
     media_type = accepted(request.headers.get("accept"))
-    run = await asyncio.to_thread(service.catalogue.run, named(request, "run"))
+    run = await service.runs.find(named(request, "run"))
     try:
         async with (
             service.uploads.receive(request) as uploads,

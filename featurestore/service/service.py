@@ -7,16 +7,16 @@ import dataclasses
 
 from starlette.requests import HTTPConnection
 
+from featurestore.service.asked import Asked, AskedRecipe
 from featurestore.service.contract import EmbedsImages, FindsSets, ServiceSettings
 from featurestore.service.embedder import Embedder
 from featurestore.service.heads import LoadedHeads
 from featurestore.service.live_catalogue import LiveCatalogue
 from featurestore.service.maps import Maps
 from featurestore.service.metrics import Metrics
-from featurestore.service.samples import SampleIndex
 from featurestore.service.store_files import StoreFiles
-from featurestore.service.thumbnails import Thumbnails
 from featurestore.service.uploads import Uploads
+from featurestore.training.runs import Run
 
 
 @dataclasses.dataclass
@@ -25,20 +25,22 @@ class Service:
 
     Attributes
     ----------
+    recipes, runs
+        By what a query names.
     stopping
         Set when the service was asked to stop: what it accepted is still answered.
     """
 
     settings: ServiceSettings
     catalogue: FindsSets
+    recipes: Asked[AskedRecipe]
+    runs: Asked[Run]
     files: StoreFiles
     metrics: Metrics
     uploads: Uploads
     embedder: EmbedsImages
     heads: LoadedHeads
     maps: Maps
-    samples: SampleIndex
-    thumbnails: Thumbnails
     stopping: bool = False
 
     async def close(self) -> None:
@@ -46,24 +48,23 @@ class Service:
         await self.embedder.close()
         await self.heads.close()
         await asyncio.to_thread(self.maps.close)
-        await asyncio.to_thread(self.thumbnails.close)
 
 
 def create_service(settings: ServiceSettings) -> Service:
     """Put the parts together; opens no network and no store yet."""
-    metrics, samples = Metrics(), SampleIndex()
+    metrics = Metrics()
     catalogue = LiveCatalogue(settings.cache)
     return Service(
         settings=settings,
         catalogue=catalogue,
+        recipes=Asked(lambda wanted: AskedRecipe.of(catalogue.of_recipe(wanted))),
+        runs=Asked(catalogue.run),
         files=StoreFiles(settings.cache),
         metrics=metrics,
         uploads=Uploads(settings.limits),
         embedder=Embedder(settings, catalogue, counts=metrics),
         heads=LoadedHeads(settings.heads_bytes, counts=metrics),
         maps=Maps(settings.cache),
-        samples=samples,
-        thumbnails=Thumbnails(settings, samples),
     )
 
 

@@ -86,6 +86,8 @@ def test_the_file_parts_of_a_form_are_images_however_the_body_is_cut(step):
         ("../../etc/passwd", "../../etc/passwd"),
         ("Ünïcödé 猫.jpg", "Ünïcödé 猫.jpg"),
         ("<script>", "<script>"),
+        ('\\"quoted\\".jpg', '"quoted".jpg'),
+        ("C:\\\\photos\\\\a.jpg", "a.jpg"),
         ("a" * 3000, "a" * 1000),
         ("", ""),
     ],
