@@ -46,12 +46,14 @@ class _Source:
 
     def portions(self, start: int, stop: int, *, row_bytes: int) -> list[tuple[int, int]]:
         """Cut rows into portions, of whole chunks, that can be prefetched together."""
+        if start == stop:
+            return []
         if self._ranges is None:
-            return [(start, stop)] if stop > start else []
+            return [(start, stop)]
         chunk_bytes = hdf5_format.CHUNK_ROWS * row_bytes
         step = max(1, self._ranges.kept_bytes // 3 // chunk_bytes) * hdf5_format.CHUNK_ROWS
         edges = [start, *range(start - start % step + step, stop, step), stop]
-        return list(itertools.pairwise(edges)) if stop > start else []
+        return list(itertools.pairwise(edges))
 
     @property
     def is_elsewhere(self) -> bool:

@@ -7,19 +7,40 @@ from typing import ClassVar
 
 import pytest
 
-from featurestore.stores import SUFFIXES, create_store
-from featurestore.stores.contract import StoreLayout, StoreWriter
-from featurestore.testing.store_rows import SplitRows, layout_of, sparse_rows, write_splits
+from featurestore.stores import SUFFIXES, create_store, open_store
+from featurestore.stores.contract import StoreLayout, StoreReader, StoreWriter
+from featurestore.testing.store_rows import (
+    Contents,
+    SplitRows,
+    layout_of,
+    read_contents,
+    sparse_rows,
+    write_splits,
+)
 
 
 class StoreKit:
     """How stores of one format are made, and where their chunks lie; a suite's base."""
 
     store_format: ClassVar[str]
+    flips: ClassVar[int] = 200
+    """About how many bits the suite flips, spread over all files of a store."""
 
     def create(self, path: Path, layout: StoreLayout) -> StoreWriter:
         """Return a writer of the format; override for another configuration of it."""
         return create_store(self.store_format, path, layout)
+
+    def open(self, path: Path) -> StoreReader:
+        """Open a store; override to read what was written here in another way."""
+        return open_store(path)
+
+    def contents(self, path: Path) -> Contents:
+        """Return all that a store holds, read as `open` reads."""
+        return read_contents(path, open_reader=self.open)
+
+    def shown(self, path: Path) -> str:
+        """Return how errors of what `open` opened last name the store."""
+        return path.name
 
     def locate_chunk(
         self, store: Path, split: str, chunk: int, *, view: int | None = None

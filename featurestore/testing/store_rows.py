@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.stores import open_store
-from featurestore.stores.contract import SplitLayout, SplitReader, StoreLayout, StoreWriter
+from featurestore.stores.contract import (
+    SplitLayout,
+    SplitReader,
+    StoreLayout,
+    StoreReader,
+    StoreWriter,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,9 +99,11 @@ def write_splits(
         writer.write_rows(name, labels=rows.labels, sample_ids=rows.sample_ids, sha256=rows.sha256)
 
 
-def read_contents(path: Path) -> Contents:
+def read_contents(
+    path: Path, *, open_reader: Callable[[Path], StoreReader] = open_store
+) -> Contents:
     """Return all that a store holds."""
-    reader = open_store(path)
+    reader = open_reader(path)
     try:
         splits = {}
         for name in reader.splits:

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 from featurestore.errors import IntegrityError
-from featurestore.stores import open_store
 from featurestore.stores.contract import SplitLayout, StoreLayout
 from featurestore.testing.store_kit import StoreKit, flipped
-from featurestore.testing.store_rows import layout_of, read_contents, sparse_rows
+from featurestore.testing.store_rows import layout_of, sparse_rows
 
 
 class ViewConformance(StoreKit):
@@ -34,8 +33,8 @@ class ViewConformance(StoreKit):
         }
         splits = {name.replace(" ", "-"): rows for name, rows in splits.items()}
         self.write(path, splits)
-        assert read_contents(path)[1] == splits
-        with closing(open_store(path)) as reader:
+        assert self.contents(path)[1] == splits
+        with closing(self.open(path)) as reader:
             assert [reader.split(name).views for name in reader.splits] == [3, 1, 2, 0]
             assert reader.split("none").read_view(1, 0, 0).shape == (0, *shape)
 
@@ -44,7 +43,7 @@ class ViewConformance(StoreKit):
         rows = sparse_rows(150, (5,), views=2)
         assert rows.views is not None
         self.write(path, {"train": rows})
-        with closing(open_store(path)) as reader:
+        with closing(self.open(path)) as reader:
             split = reader.split("train")
             edges = [0, 1, split.chunk_rows - 1, split.chunk_rows, split.chunk_rows + 1, 149, 150]
             for start in edges:
@@ -60,7 +59,7 @@ class ViewConformance(StoreKit):
     def test_views_outside_are_refused(self, path: Path, view: int, start: int, stop: int) -> None:
         """A view that is not there is never another one, nor are its rows."""
         self.write(path, {"train": sparse_rows(150, views=2), "test": sparse_rows(3)})
-        with closing(open_store(path)) as reader:
+        with closing(self.open(path)) as reader:
             with pytest.raises(ValueError, match="of the split"):
                 reader.split("train").read_view(view, start, stop)
             with pytest.raises(ValueError, match="view 0 is not one of the 0"):
@@ -72,7 +71,7 @@ class ViewConformance(StoreKit):
         assert rows.views is not None
         self.write(path, {"train": rows})
         wanted = {0: rows.views[0], 1: rows.views[1], None: rows.features}
-        with closing(open_store(path)) as reader, ThreadPoolExecutor(4) as pool:
+        with closing(self.open(path)) as reader, ThreadPoolExecutor(4) as pool:
             split = reader.split("train")
             places = [(view, start) for start in range(0, 140, 10) for view in wanted] * 2
             reads = pool.map(
@@ -92,7 +91,7 @@ class ViewConformance(StoreKit):
         self.write(tmp_path / "bare", {"train": bare}, {"class_names": ["cat"]})
         self.write(tmp_path / "viewed", {"train": viewed}, {"class_names": ["cat"]})
         for name, number in (("bare", 1), ("viewed", 2)):
-            attributes, splits = read_contents(tmp_path / name)
+            attributes, splits = self.contents(tmp_path / name)
             assert attributes == {
                 "class_names": ["cat"], "featurestore": {"format_version": number}
             }  # fmt: skip
@@ -114,7 +113,7 @@ class ViewConformance(StoreKit):
         for start in range(0, 150, block):
             writer.write_features("train", start, rows.features[start : start + block])
         writer.close()
-        assert read_contents(path)[1] == {"train": rows}
+        assert self.contents(path)[1] == {"train": rows}
 
     @pytest.mark.parametrize(
         "misuse", ["between blocks", "type", "shape", "beyond", "twice", "no such view", "negative"]
@@ -156,7 +155,7 @@ class ViewConformance(StoreKit):
         with pytest.raises(IntegrityError, match=rf"view {lacking} of split train, rows 0 to"):
             writer.close()
         with pytest.raises(IntegrityError, match="never finished"):
-            open_store(path)
+            self.open(path)
         writer.abort()
 
     def test_memory_stays_that_of_a_block(self, path: Path) -> None:
@@ -183,19 +182,19 @@ class ViewConformance(StoreKit):
         rows = sparse_rows(150, views=3)
         assert rows.views is not None
         self.write(path, {"train": rows})
-        with closing(open_store(path)) as reader:
+        with closing(self.open(path)) as reader:
             chunk_rows = reader.split("train").chunk_rows
         file, offset, size = self.locate_chunk(path, "train", 1, view=2)
         for place in np.linspace(offset, offset + size - 1, 9).astype(int):
             with (
                 flipped(file, int(place), bit=int(place) % 8),
-                closing(open_store(path)) as reader,
+                closing(self.open(path)) as reader,
             ):
                 split = reader.split("train")
                 with pytest.raises(IntegrityError) as caught:
                     split.read_view(2, 0, 150)
                 extent = f"rows {chunk_rows} to {2 * chunk_rows - 1} of view 2"
-                for text in (path.name, "split train", extent):
+                for text in (self.shown(path), "split train", extent):
                     assert text in str(caught.value)
                 np.testing.assert_array_equal(split.read_view(1, 0, 150), rows.views[1])
                 np.testing.assert_array_equal(
