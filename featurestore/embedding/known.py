@@ -79,7 +79,12 @@ class KnownFeatures:
             return {}
         found: dict[bytes, tuple[Found, Origin]] = {}
         wanted = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
-        stored = wanted[np.isin(digest_keys(wanted), self._keys)] if len(self._keys) else wanted[:0]
+        # Not np.isin, which sorts all keys anew at each call: 1.3 ms of 1.5 for one of 4,000.
+        keys = digest_keys(wanted)
+        at = np.searchsorted(self._keys, keys)
+        inside = at < len(self._keys)
+        inside[inside] = self._keys[at[inside]] == keys[inside]
+        stored = wanted[inside]
         if len(stored):
             rows = self._stored.gather(stored)
             for digest, features in zip(stored, rows, strict=True):

@@ -218,6 +218,7 @@ class _Slot:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # codecs print what a client sent
             env=_environment(),
+            start_new_session=True,  # Ctrl-C is for the service, which ends this when it is done
         )
         with self._lock:
             self.process = process

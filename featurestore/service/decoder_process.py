@@ -36,6 +36,10 @@ def serve(setting: dict[str, Any]) -> None:
         ``decoder`` (``module:function``, called as `images.decode_image`), ``max_pixels``,
         ``memory_bytes`` and ``alarm_s``.
     """
+    # Who stops the service stops its group too; it still decodes what it accepted, and ends us by
+    # ending our input.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # What a codec prints must not land between answers.
     answers = os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -1,6 +1,7 @@
 """Whatever decoding an image does to its process, the service and the other images go on."""
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -143,6 +144,18 @@ def test_the_token_is_not_in_the_environment_of_a_codec(pool, monkeypatch):
     if not environ.exists():
         pytest.skip("needs /proc")
     assert b"very secret" not in environ.read_bytes()
+
+
+def test_signals_that_stop_a_service_leave_it_its_decoders(pool):
+    decoding = hostile(pool)
+    decode(decoding, b"good")
+    before = decoding.processes()
+    slow = decoding.decode(task(b"slow"))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(before[0], number)
+    assert os.getpgid(before[0]) != os.getpgid(0)
+    assert is_good(slow.result(30), b"slow")
+    assert decoding.processes() == before
 
 
 def test_a_decoder_that_does_not_start_says_so(pool):
