@@ -112,10 +112,8 @@ class MapRows:
                 continue
             found = run.predictions(split)
             rows = slice(start, start + self.record.rows[split])
-            names = self.sample_ids[rows]
-            if len(found.sample_ids) != len(names) or not np.array_equal(
-                found.sample_ids.astype(str), names.astype(str)
-            ):
+            names = self.sample_ids[rows].tolist()
+            if [str(name) for name in found.sample_ids] != names:
                 raise Conflict(
                     f"run {run.id}: its answers for split {split} are for other images than those "
                     f"of feature set {self.record.name}"

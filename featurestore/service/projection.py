@@ -189,6 +189,7 @@ def _orthonormal(columns: np.ndarray) -> np.ndarray:
 def _laid_out(scores: np.ndarray, layout: Layout, tell: Progress) -> np.ndarray:
     from sklearn.manifold import TSNE  # half a second, and only the process that lays out needs it
 
+    tell("layout", 0.0)
     # One thread: sums in another order would move points, and a service has others to serve.
     method = TSNE(
         2,

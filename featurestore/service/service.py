@@ -14,7 +14,9 @@ from featurestore.service.heads import LoadedHeads
 from featurestore.service.live_catalogue import LiveCatalogue
 from featurestore.service.maps import Maps
 from featurestore.service.metrics import Metrics
+from featurestore.service.samples import SampleIndex
 from featurestore.service.store_files import StoreFiles
+from featurestore.service.thumbnails import Thumbnails
 from featurestore.service.uploads import Uploads
 from featurestore.training.runs import Run
 
@@ -41,6 +43,8 @@ class Service:
     embedder: EmbedsImages
     heads: LoadedHeads
     maps: Maps
+    samples: SampleIndex
+    thumbnails: Thumbnails
     stopping: bool = False
 
     async def close(self) -> None:
@@ -48,11 +52,12 @@ class Service:
         await self.embedder.close()
         await self.heads.close()
         await asyncio.to_thread(self.maps.close)
+        await asyncio.to_thread(self.thumbnails.close)
 
 
 def create_service(settings: ServiceSettings) -> Service:
     """Put the parts together; opens no network and no store yet."""
-    metrics = Metrics()
+    metrics, samples = Metrics(), SampleIndex()
     catalogue = LiveCatalogue(settings.cache)
     return Service(
         settings=settings,
@@ -65,6 +70,8 @@ def create_service(settings: ServiceSettings) -> Service:
         embedder=Embedder(settings, catalogue, counts=metrics),
         heads=LoadedHeads(settings.heads_bytes, counts=metrics),
         maps=Maps(settings.cache),
+        samples=samples,
+        thumbnails=Thumbnails(settings, samples),
     )
 
 
