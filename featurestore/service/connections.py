@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 _PIPELINED = 32
+_READ_BYTES = 16 * 2**10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class Patience:
         For a request's head, from the connection or the head's first byte on; as long for the rest
         of a body that nobody wants.
     read_s
-        For a client to read what is ready for it: 64 KiB, uvicorn's buffer.
+        For a client to read some of what is ready for it: `_READ_BYTES`, or all.
     head_bytes
         Of an unfinished head.
     connections
@@ -171,7 +172,18 @@ class PatientProtocol(HttpToolsProtocol):
 
     def _wait_for_reader(self) -> None:
         if self._until_read is None:
-            self._until_read = self.loop.call_later(self.patience.read_s, self.transport.abort)
+            left = self.transport.get_write_buffer_size()
+            self._until_read = self.loop.call_later(
+                self.patience.read_s, self._look_at_reader, left
+            )
+
+    def _look_at_reader(self, left_before: int) -> None:
+        # An answer of many MiB may be written at once; a slow line needs longer for all of it.
+        self._until_read = None
+        if self.transport.get_write_buffer_size() > max(0, left_before - _READ_BYTES):
+            self.transport.abort()
+        else:
+            self._wait_for_reader()
 
     def _stop_waiting_for_reader(self) -> None:
         if self._until_read is not None:
