@@ -91,10 +91,8 @@ class FakeEngine:
 @contextmanager
 def serving(cache, *, engine=None, **settings):
     """Yield a client of a service, with the real engine on a tiny network unless told otherwise."""
-    with TestClient(
-        create_app(ServiceSettings(cache=cache, network=tiny, workers=1, **settings)),
-        base_url="http://127.0.0.1",
-    ) as client:
+    chosen = ServiceSettings(cache=cache, **{"network": tiny, "workers": 1, **settings})
+    with TestClient(create_app(chosen), base_url="http://127.0.0.1") as client:
         if engine is not None:
             client.app.state.service.embedder = engine
         yield client
