@@ -32,6 +32,8 @@ RUNS = "runs"
 STAGING = ".staging"
 LOCKS = ".locks"
 MAPS = ".maps"
+PULL_STAGING = "pull--"
+"""How the folders of unfinished pulls begin; those of embeddings begin with their dataset."""
 CACHE_VERSION = 1
 """Version of the layout of a cache folder, which its marker tells."""
 
@@ -211,6 +213,11 @@ def sibling_staging(cache: Path, name: str, recipe: Recipe) -> Path:
     """
     usual = Views(augmentation=Augmentation(), count=1) if recipe.augmentation is None else None
     return staging_path(cache, name, dataclasses.replace(recipe, augmentation=usual))
+
+
+def pull_staging_path(cache: Path, fingerprint: str, *, store_format: str) -> Path:
+    """Return where the files of an unfinished pull lie, each under its digest."""
+    return cache / STAGING / f"{PULL_STAGING}{fingerprint[:16]}--{store_format}"
 
 
 def checksums_path(store: Path) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 from featurestore.catalogue import (
     LOCKS,
     MAPS,
+    PULL_STAGING,
     RUNS,
     STAGING,
     Catalogue,
@@ -25,7 +26,7 @@ from featurestore.catalogue import (
 from featurestore.embedding.commit import INCOMPLETE, remove_store, store_files
 from featurestore.errors import Conflict, NotFound
 from featurestore.locks import hold, is_held
-from featurestore.stores import SUFFIXES, durable
+from featurestore.stores import STORE_FORMATS, SUFFIXES, durable
 from featurestore.training.checkpoints import UNFINISHED, Unfinished, find_unfinished
 from featurestore.training.run_record import FINE_TUNE
 from featurestore.training.runs import find_run_path, read_runs
@@ -260,12 +261,17 @@ def _staging(cache: Path) -> list[Garbage]:
     return [
         Garbage(
             path,
-            "staging of an unfinished embedding",
+            _of_staging(path),
             _size(path),
-            kept="an embedding is under way" if busy else None,
+            kept="a set is being written" if busy else None,
         )
         for path in folders
     ]
+
+
+def _of_staging(folder: Path) -> str:
+    pulled = folder.name.startswith(PULL_STAGING) and folder.name.endswith(tuple(STORE_FORMATS))
+    return "files of an unfinished pull" if pulled else "staging of an unfinished embedding"
 
 
 def _maps(cache: Path, *, of: Collection[str], clock: Callable[[], float]) -> list[Garbage]:

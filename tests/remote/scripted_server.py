@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import urllib3
+
 from featurestore.remote.pacing import Pacing
 
 RESET = struct.pack("ii", 1, 0)
@@ -32,6 +34,7 @@ class Asked:
     path: str
     headers: dict[str, str]
     body: bytes
+    method: str = "GET"
 
 
 class ScriptedServer(ThreadingHTTPServer):
@@ -65,7 +68,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         length = int(self.headers.get("Content-Length", 0))
-        asked = Asked(self.path, dict(self.headers), self.rfile.read(length))
+        asked = Asked(self.path, dict(self.headers), self.rfile.read(length), self.command)
         answer = self.server.next_answer(asked)
         if answer.reset and answer.cut is None:
             self._break()
@@ -76,12 +79,16 @@ class _Handler(BaseHTTPRequestHandler):
         if not {"Content-Length", "Transfer-Encoding"} & set(answer.headers):
             self.send_header("Content-Length", str(len(answer.body)))
         self.end_headers()
-        self.wfile.write(answer.body[: answer.cut])
+        if self.command != "HEAD":
+            self.wfile.write(answer.body[: answer.cut])
         if answer.cut is not None:
             self.wfile.flush()
             self._break() if answer.reset else self._hang_up()
 
     def do_POST(self) -> None:
+        self.do_GET()
+
+    def do_HEAD(self) -> None:
         self.do_GET()
 
     def _hang_up(self) -> None:
@@ -124,3 +131,24 @@ class Clock:
 
     def pacing(self, **fields) -> Pacing:
         return Pacing(clock=lambda: self.now, sleep=self.sleep, jitter=lambda: 1.0, **fields)
+
+
+def between(url: str, spoil=lambda asked, answer: answer):
+    """Serve what the service at `url` answers, after `spoil` has made of it what it likes."""
+    pool = urllib3.PoolManager(maxsize=8)
+
+    def answer(asked: Asked) -> Scripted:
+        sent = {
+            name: value
+            for name, value in asked.headers.items()
+            if name.lower() not in ("host", "connection")
+        }
+        found = pool.request(
+            asked.method, url + asked.path, headers=sent, retries=3, redirect=False
+        )
+        kept = ("ETag", "Content-Type", "Content-Range", "Retry-After")
+        kept += ("Content-Length",) if asked.method == "HEAD" else ()
+        headers = {name: found.headers[name] for name in kept if name in found.headers}
+        return spoil(asked, Scripted(found.status, found.data, headers))
+
+    return scripted(answer)
