@@ -14,6 +14,7 @@ from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from prometheus_client import disable_created_metrics
 
 from featurestore.errors import Conflict, InvalidInput
 from featurestore.service.app import create_app
@@ -79,6 +80,7 @@ def run_server(
         settings = dataclasses.replace(settings, hosts=(*_LOCAL_NAMES, _in_url(address.host)))
     listener = listen(address)
     url = url_of(address.host, listener.getsockname()[1])
+    disable_created_metrics()  # when each series began would double what is scraped
     app = create_app(settings)
     patience = Patience(head_s=settings.limits.head_seconds, connections=_allow_connections())
     server = _Server(server_config(app, patience), app, ready=lambda: ready(url))
