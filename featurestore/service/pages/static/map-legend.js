@@ -132,7 +132,7 @@ export class Legend {
       const span = this.counts.get(`${dim.key} ${value}`);
       if (!span) return;
       span.textContent = count.toLocaleString("en");
-      span.closest("li").classList.toggle("empty", count === 0);
+      span.closest("li").classList.toggle("nil", count === 0);
     }));
   }
 }

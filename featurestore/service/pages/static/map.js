@@ -94,6 +94,7 @@ class FeatureMap {
       this.describe = new Describe(this.api, this.rows);
       this.index = new PointIndex(this.rows);
       this.shuffled = shuffle(this.rows.count);
+      this.visible = new Uint8Array(this.rows.count).fill(1);
       this.dims = dimensions(this.rows);
       this.has = about.points;
       this.painter.resize();
@@ -193,8 +194,9 @@ class FeatureMap {
       for (const dim of this.dims) for (const value of this.asked.hidden[dim.key] || []) dim.hidden.add(value);
       this.asked.hidden = {};
     }
-    this.card.hide();
+    this.point(null);
     this.recolour();
+    if (this.pinned !== null) this.pin(this.pinned, {}); // what it says of the answer is another now
   }
 
   recolour() {
