@@ -308,7 +308,8 @@ class Embedder:
             if isinstance(decoded, np.ndarray):
                 lane.queue.decoded(image, decoded, now=time.monotonic())
             elif isinstance(decoded, Oversized):
-                lane.finish(image, TooLarge(f"an image: {decoded.reason}"))
+                name = image.digest.hex()[:12]
+                lane.finish(image, TooLarge(f"image {name}: {decoded.reason}"))
             elif isinstance(decoded, Lost):
                 log.warning("image %s: %s", image.digest.hex(), decoded.reason)
                 lane.finish(image, Refusal(decoded.reason))
