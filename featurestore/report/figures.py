@@ -138,6 +138,8 @@ def write_picture(picture: Picture, path: Path) -> None:
 def inline_svg(picture: Picture, *, prefix: str) -> str:
     """Return a picture as an ``<svg>`` element of a page: transparent, in the page's colours.
 
+    It holds no style sheet and no style, so that it is drawn where a page allows neither.
+
     Parameters
     ----------
     prefix
@@ -168,7 +170,13 @@ def _for_page(tag: str, prefix: str) -> str:
     tag = re.sub(r"(font: [^;\"]*?px) [^;\"]+", r"\1 var(--sans)", tag)
     for colour, name in _VARIABLES.items():
         tag = tag.replace(colour, f"var({name})")
-    return tag
+    return re.sub(r' style="([^"]*)"', _as_attributes, tag)
+
+
+def _as_attributes(style: re.Match[str]) -> str:
+    """Write a style as attributes, which mean the same; a page's policy may forbid styles."""
+    pairs = (part.partition(":") for part in style[1].split(";") if part.strip())
+    return "".join(f' {name.strip()}="{value.strip()}"' for name, _, value in pairs)
 
 
 def _rendered(picture: Picture, file_format: str, settings: Mapping[str, object]) -> bytes:

@@ -24,6 +24,7 @@ from featurestore.report.photographs import Photograph, Photographs
 from featurestore.report.reliability_plot import reliability_picture
 from featurestore.report.roc_plot import roc_picture
 from featurestore.report.templating import Markup, PackageLoader, page_environment
+from featurestore.training.runs import Run
 
 # A phone is about 3.8 inches of CSS pixels wide: these stay readable when scaled down to it.
 _WIDTH_INCHES, _COMPARISON_INCHES = 4.4, 5.8
@@ -47,7 +48,9 @@ _NO_PHOTOGRAPH = ShownPhotograph("", missing="images were not asked for")
 
 
 @dataclasses.dataclass(frozen=True)
-class _Drawing:
+class Drawing:
+    """A picture of a page, as its SVG element; a wide one keeps its size and scrolls."""
+
     caption: str
     svg: Markup
     wide: bool
@@ -58,7 +61,7 @@ class _Head:
     label: str
     sentence: str
     notes: tuple[str, ...]
-    pictures: tuple[_Drawing, ...]
+    pictures: tuple[Drawing, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,11 +185,11 @@ def _svg(picture: Picture, prefix: str) -> Markup:
     return Markup(inline_svg(picture, prefix=prefix))
 
 
-def _drawing(caption: str, picture: Picture, prefix: str) -> _Drawing:
-    return _Drawing(caption, _svg(picture, prefix), picture.size[0] > _WIDEST_INCHES)
+def _drawing(caption: str, picture: Picture, prefix: str) -> Drawing:
+    return Drawing(caption, _svg(picture, prefix), picture.size[0] > _WIDEST_INCHES)
 
 
-def _ranking_and_calibration(outcomes: list[Outcome], prefix: str) -> tuple[_Drawing, ...]:
+def _ranking_and_calibration(outcomes: list[Outcome], prefix: str) -> tuple[Drawing, ...]:
     drawings = []
     if all(map(roc_curves, outcomes)):  # rows of one class have no ROC curve
         roc = roc_picture(outcomes, width_inches=_WIDTH_INCHES)
@@ -197,15 +200,26 @@ def _ranking_and_calibration(outcomes: list[Outcome], prefix: str) -> tuple[_Dra
 
 
 def _head(contender: Contender, outcome: Outcome, prefix: str) -> _Head:
-    first = contender.runs[0]
+    drawings = head_drawings(contender.runs[0], outcome, prefix=prefix)
+    return _Head(contender.label, contender.sentence, view.head_notes(contender), drawings)
+
+
+def head_drawings(run: Run, outcome: Outcome, *, prefix: str) -> tuple[Drawing, ...]:
+    """Return what is drawn of one run: confusion, ROC, reliability, curves where it has epochs.
+
+    Parameters
+    ----------
+    prefix
+        Unique within the page: ids in the elements begin with it.
+    """
     drawings = [
         _drawing("Confusion matrix", confusion_picture([outcome]), f"{prefix}-confusion"),
         *_ranking_and_calibration([outcome], prefix),
     ]
-    if first.history:
-        curves = curves_picture([first], width_inches=_COMPARISON_INCHES)
-        drawings.append(_drawing(f"Training, seed {first.seed}", curves, f"{prefix}-curves"))
-    return _Head(contender.label, contender.sentence, view.head_notes(contender), tuple(drawings))
+    if run.history:
+        curves = curves_picture([run], width_inches=_COMPARISON_INCHES)
+        drawings.append(_drawing(f"Training, seed {run.seed}", curves, f"{prefix}-curves"))
+    return tuple(drawings)
 
 
 def _cards(comparison: Comparison, gallery: Gallery, show: ShowsPhotographs) -> tuple[_Card, ...]:

@@ -126,6 +126,15 @@ def test_hostile_names_are_drawn_as_text():
             assert "_under $x…2$ & <b>" in written
 
 
+def test_a_picture_in_a_page_needs_no_style():
+    for name, picture in pictures().items():
+        svg = ET.fromstring(inline_svg(picture, prefix=name))  # no attribute twice
+        for element in svg.iter():
+            assert not element.tag.endswith("style")
+            assert "style" not in element.attrib
+        assert any(element.get("fill") == "var(--ink)" for element in svg.iter())
+
+
 def test_axes_show_what_is_compared():
     found = comparison(2, rows=120)
     written = texts(inline_svg(comparison_picture(found), prefix="c"))
