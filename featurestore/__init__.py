@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from featurestore.features import FeatureSet, Split
     from featurestore.features import open_features as open
     from featurestore.recipe import Recipe
+    from featurestore.remote.client import RemoteCache, connect
 
 __all__ = [
     "Conflict",
@@ -39,7 +40,9 @@ __all__ = [
     "MissingDependency",
     "NotFound",
     "Recipe",
+    "RemoteCache",
     "Split",
+    "connect",
     "embed",
     "open",
 ]
@@ -52,6 +55,8 @@ _HOMES = {
     "Split": ("features", "Split"),
     "open": ("features", "open_features"),
     "Recipe": ("recipe", "Recipe"),
+    "RemoteCache": ("remote.client", "RemoteCache"),
+    "connect": ("remote.client", "connect"),
 }
 
 
