@@ -96,7 +96,6 @@ def serve(
     """
     try:
         from featurestore.service.contract import Limits, ServiceSettings
-        from featurestore.service.logs import configure_logging
         from featurestore.service.run_server import Address, run_server
         from featurestore.service.sessions import HOW_TO_MAKE_ONE
     except ModuleNotFoundError as error:
@@ -121,7 +120,6 @@ def serve(
         cache=cache, token=token, limits=dataclasses.replace(Limits(), **limits), **given
     )
     as_json = (log_format or ("text" if sys.stderr.isatty() else "json")) == "json"
-    configure_logging("json" if as_json else "text")
 
     def ready(url: str) -> None:
         signs_in = "" if token is None else f"; in a browser sign in at {url}/login"
@@ -131,4 +129,4 @@ def serve(
         else:
             say(message)
 
-    run_server(settings, address, ready=ready)
+    run_server(settings, address, log_format="json" if as_json else "text", ready=ready)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import ipaddress
 import os
 import signal
@@ -20,6 +21,7 @@ from featurestore.errors import Conflict, InvalidInput
 from featurestore.service.app import create_app
 from featurestore.service.connections import Patience, patient_protocol
 from featurestore.service.contract import ServiceSettings
+from featurestore.service.logs import LogFormat, configure_logging
 from featurestore.service.service import Service
 from featurestore.service.sessions import checked_token
 
@@ -53,19 +55,23 @@ def run_server(
     settings: ServiceSettings,
     address: Address = Address(),  # frozen
     *,
+    log_format: LogFormat | None = None,
     ready: Callable[[str], None] = lambda url: None,
 ) -> None:
     """Serve until SIGINT or SIGTERM, then finish what was accepted; a second signal ends at once.
 
     Parameters
     ----------
+    log_format
+        How this process logs from then on; None leaves that alone.
     ready
         Told the URL once connections are accepted.
 
     Raises
     ------
     InvalidInput
-        The address is not this machine's, or others can reach it and no token is asked for.
+        The address is not this machine's to listen on, the token is too weak, or there is none and
+        others can reach the address.
     Conflict
         Something else listens there.
     """
@@ -80,7 +86,10 @@ def run_server(
         settings = dataclasses.replace(settings, hosts=(*_LOCAL_NAMES, _in_url(address.host)))
     listener = listen(address)
     url = url_of(address.host, listener.getsockname()[1])
-    disable_created_metrics()  # when each series began would double what is scraped
+    if log_format is not None:
+        configure_logging(log_format)
+    # When each series began would double what is scraped.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     app = create_app(settings)
     patience = Patience(head_s=settings.limits.head_seconds, connections=_allow_connections())
     server = _Server(server_config(app, patience), app, ready=lambda: ready(url))
@@ -146,6 +155,11 @@ class _Server(uvicorn.Server):
 
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_OTHER = {
+    errno.EADDRINUSE: "give another --port; 0 takes a free one",
+    errno.EACCES: "give a --port above 1023",
+    errno.EADDRNOTAVAIL: "give an address of this machine; 0.0.0.0 is all of them",
+}
 
 
 def _allow_connections() -> int:
@@ -170,7 +184,7 @@ def listen(address: Address) -> socket.socket:
     Raises
     ------
     InvalidInput
-        The address is not this machine's.
+        The address is not this machine's to listen on.
     Conflict
         Something else listens there.
     """
@@ -191,8 +205,7 @@ def listen(address: Address) -> socket.socket:
         listener.listen(2048)
     except OSError as error:
         listener.close()
-        raise Conflict(
-            f"{where}: {error.strerror}",
-            next_step="give another --port; 0 takes a free one",
-        ) from error
+        failure = Conflict if error.errno == errno.EADDRINUSE else InvalidInput
+        step = _OTHER.get(error.errno or 0)
+        raise failure(f"{where}: {error.strerror}", next_step=step) from error
     return listener
