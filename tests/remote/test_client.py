@@ -23,7 +23,7 @@ from featurestore.testing.serving import serve
 from featurestore.training.heads import LogisticSettings
 from featurestore.training.train import train
 
-TOKEN = "a token of enough characters"  # noqa: S105
+TOKEN = "a-token-of-enough-characters"
 NOT_AN_IMAGE = b"words"
 
 
@@ -173,7 +173,7 @@ def test_less_is_sent_to_a_service_that_takes_less(made, expected):
             there.embed(paths, recipe="photos"), [expected[path] for path in paths]
         )
         given = [*paths[:4], large]
-        with pytest.raises(InvalidInput, match="image 4: .*pixels"):
+        with pytest.raises(InvalidInput, match=r"image 4: .*pixels"):
             there.embed(given, recipe="photos")
         (unreadable,) = there.embed_readable(given, recipe="photos").unreadable
         assert (unreadable.place, unreadable.name) == (4, "image 4")
@@ -216,7 +216,7 @@ def test_what_cannot_be_is_refused(there, ask, error, match):
 
 
 def test_a_token_is_asked_for_and_sent(made):
-    settings = ServiceSettings(cache=made[0], network=tiny, token=TOKEN.replace(" ", "-"))
+    settings = ServiceSettings(cache=made[0], network=tiny, token=TOKEN)
     with serve(settings) as url:
         with fs.connect(url) as there, pytest.raises(InvalidInput, match="FS_TOKEN"):
             there.feature_sets()
