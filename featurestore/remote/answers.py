@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 import urllib3
 
-PIECE_BYTES = 1 << 17  # urllib3 loses what it has of a piece when the connection breaks
+PIECE_BYTES = 1 << 18  # urllib3 loses what it has of a piece when the connection breaks
 _SHOWN = 600
 
 

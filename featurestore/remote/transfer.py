@@ -231,7 +231,9 @@ def digests(paths: Sequence[Path], *, jobs: int) -> list[str | None]:
 
 
 def add_copy(source: Path, target: Path) -> None:
-    """Give a file a second name, or where there are none copy its bytes; not yet durable.
+    """Give a synced file a second name, or where there are none copy and sync its bytes.
+
+    The name itself is not yet durable.
 
     Raises
     ------
@@ -246,6 +248,7 @@ def add_copy(source: Path, target: Path) -> None:
         with source.open("rb") as stream, target.open("xb", buffering=0) as sink:
             while piece := stream.read(_PIECE_BYTES):
                 durable.write(sink, piece)
+            durable.sync(sink.fileno())
 
 
 def _next(ended: queue.SimpleQueue[BaseException | None]) -> BaseException | None:
