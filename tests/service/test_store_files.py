@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from committed_stores import commit_rows, few_rows, write_record
+from committed_stores import commit_list, commit_rows, few_rows, write_record
 from fastapi.testclient import TestClient
 
 from featurestore.catalogue import checksums_path, record_path
@@ -317,19 +317,13 @@ def test_a_damaged_checksum_list_is_not_believed(cache, record):
         StoreFiles(cache).open(address_of(record, CHUNK))
 
 
-def commit_list(record, lines):
-    checksums = b"".join(lines)
-    checksums_path(record.store).write_bytes(checksums)
-    write_record(record, checksums_sha256=hashlib.sha256(checksums).hexdigest())
-
-
 def test_a_list_that_names_files_elsewhere_leads_to_none(cache, record):
     """Whoever may write to the cache could otherwise read what the service may read."""
     (cache.parent / "secret").write_text("secret")
     digest = hashlib.sha256(b"secret").hexdigest()
     name = record.store.name
     outside = ["../../secret", "../secret", "/etc/passwd", "a/../../../../secret", "..\\secret"]
-    commit_list(record, [f"{digest}  {name}/{path}\n".encode() for path in outside])
+    commit_list(record, "".join(f"{digest}  {name}/{path}\n" for path in outside).encode())
     for path in outside:
         with pytest.raises(NotFound):
             StoreFiles(cache).open(address_of(record, path))
