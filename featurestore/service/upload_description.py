@@ -61,11 +61,13 @@ def described(
                 "description": "One image as it is, under any type but a form's, or a form with an "
                 "image in each part that has a file name. JPEG, PNG, WebP, BMP, GIF, TIFF.",
                 "content": {
-                    "application/octet-stream": {"schema": _BYTES},
+                    "application/octet-stream": {"schema": {**_BYTES, "minLength": 1}},
                     "multipart/form-data": {
                         "schema": {
                             "type": "object",
-                            "properties": {"images": {"type": "array", "items": _BYTES}},
+                            "properties": {
+                                "images": {"type": "array", "items": _BYTES, "minItems": 1}
+                            },
                             "required": ["images"],
                         }
                     },
