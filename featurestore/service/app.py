@@ -26,6 +26,7 @@ from featurestore.service.head_requests import HeadAsGet
 from featurestore.service.limits import Limited
 from featurestore.service.observed import Observed
 from featurestore.service.pages import map_page, set_routes, static_routes
+from featurestore.service.pages import run_routes as run_pages
 from featurestore.service.security import Door, Guarded
 from featurestore.service.service import create_service
 
@@ -40,6 +41,7 @@ _ROUTERS = (
     neighbour_routes.router,
     map_page.router,
     set_routes.router,
+    run_pages.router,
     static_routes.router,
     catalogue_routes.router,
     run_routes.router,

@@ -14,6 +14,7 @@ from featurestore.service.heads import LoadedHeads
 from featurestore.service.live_catalogue import LiveCatalogue
 from featurestore.service.maps import Maps
 from featurestore.service.metrics import Metrics
+from featurestore.service.pages.slow_parts import SlowParts
 from featurestore.service.samples import SampleIndex
 from featurestore.service.store_files import StoreFiles
 from featurestore.service.thumbnails import Thumbnails
@@ -45,6 +46,7 @@ class Service:
     maps: Maps
     samples: SampleIndex
     thumbnails: Thumbnails
+    slow_parts: SlowParts
     stopping: bool = False
 
     async def close(self) -> None:
@@ -53,6 +55,7 @@ class Service:
         await self.heads.close()
         await asyncio.to_thread(self.maps.close)
         await asyncio.to_thread(self.thumbnails.close)
+        await asyncio.to_thread(self.slow_parts.close)
 
 
 def create_service(settings: ServiceSettings) -> Service:
@@ -72,6 +75,7 @@ def create_service(settings: ServiceSettings) -> Service:
         maps=Maps(settings.cache),
         samples=samples,
         thumbnails=Thumbnails(settings, samples),
+        slow_parts=SlowParts(),
     )
 
 
