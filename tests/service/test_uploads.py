@@ -3,6 +3,8 @@
 import asyncio
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
@@ -277,3 +279,34 @@ def test_a_request_that_is_cancelled_otherwise_stays_cancelled():
             await task
 
     asyncio.run(main())
+
+
+MUTATIONS = st.lists(
+    st.tuples(st.integers(0, 10_000), st.sampled_from(["cut", "flip", "repeat", "insert"])),
+    max_size=6,
+)
+ODD = (b"\r\n", b"--", b"\r", b'"', b";", b"\x00", b"\xff", BOUNDARY.encode(), b"filename*=", b":")
+
+
+@given(mutations=MUTATIONS, odd=st.sampled_from(ODD), step=st.integers(1, 300))
+@settings(max_examples=150, deadline=None)
+def test_a_mutated_form_is_read_or_refused(mutations, odd, step):
+    """Whatever is sent, no other exception: it would be answered as a bug."""
+    body = form(part(b"one"), part(b"note", 'form-data; name="n"'), part(bytes(range(256))))
+    for place, how in mutations:
+        place %= len(body) + 1
+        before, after = body[:place], body[place:]
+        body = {
+            "cut": before,
+            "flip": before + bytes([byte ^ 0x20 for byte in after[:1]]) + after[1:],
+            "repeat": before + after[:40] + after,
+            "insert": before + odd + after,
+        }[how]
+    try:
+        found = read_form(body or b"x", step)
+    except HTTPException as error:
+        assert error.status_code == 400
+    except (InvalidInput, TooLarge):
+        pass
+    else:
+        assert found
