@@ -1,8 +1,8 @@
 // Where the map is looked at from, and the drawing of its points.
 //
-// Points are written into an array of pixels, shape by shape, and the array is shown at once. Measured
-// beside it: drawing 50,000 shapes by canvas calls took several times as long, and WebGL is not to be
-// had in every browser; this is the same everywhere, to the pixel.
+// Points are written into an array of pixels, shape by shape, and the array is shown at once. Without a
+// graphics card 50,000 points took 21 ms so, 77 ms as rectangles by canvas calls and 257 ms as copied
+// shapes; WebGL is not to be had in every browser, and this is the same everywhere, to the pixel.
 
 import { pack, rgb, sprite } from "./map-colours.js";
 

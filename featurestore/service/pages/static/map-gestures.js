@@ -9,7 +9,7 @@ export function listen(stage, asked) {
 
   const local = (event) => {
     const box = stage.getBoundingClientRect();
-    return [event.clientX - box.left, event.clientY - box.top];
+    return [event.clientX - box.left - stage.clientLeft, event.clientY - box.top - stage.clientTop];
   };
   const spread = () => {
     const [[ax, ay], [bx, by]] = [...pointers.values()];
@@ -62,7 +62,10 @@ export function listen(stage, asked) {
   };
   stage.addEventListener("pointerup", end);
   stage.addEventListener("pointercancel", end);
-  stage.addEventListener("pointerleave", () => { if (!pointers.size) asked.leave(); });
+  stage.addEventListener("pointerleave", (event) => {
+    // A finger that is lifted leaves, too; what it has tapped stays shown.
+    if (!pointers.size && event.pointerType !== "touch") asked.leave();
+  });
 
   const directions = {
     ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1],

@@ -59,7 +59,7 @@ export class Legend {
     const focused = document.activeElement && document.activeElement.dataset.value;
     this.dims = dims;
     this.counts = new Map();
-    const shown = dims.filter(({ key }) => key !== "predicted" || coloured === "predicted");
+    const shown = dims.filter(({ key, names }) => key === coloured || (key !== "predicted" && names.length > 1));
     shown.sort((a, b) => (b.key === coloured) - (a.key === coloured));
     this.root.replaceChildren(...shown.map((dim) => this.fieldset(dim, dim.key === coloured, styles)));
     if (focused) this.root.querySelector(`[data-value="${focused}"]`)?.focus();
@@ -104,7 +104,7 @@ export class Legend {
       this.changed();
     });
     const item = element("li", {}, label, only);
-    item.addEventListener("pointerenter", () => this.emphasise(dim, value));
+    item.addEventListener("pointerenter", (event) => event.pointerType !== "touch" && this.emphasise(dim, value));
     item.addEventListener("pointerleave", () => this.emphasise(null));
     box.addEventListener("focus", () => box.matches(":focus-visible") && this.emphasise(dim, value));
     box.addEventListener("blur", () => this.emphasise(null));

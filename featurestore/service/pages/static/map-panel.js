@@ -184,9 +184,11 @@ export class Listing {
     this.more.addEventListener("click", () => this.add());
   }
 
-  show(describe, positions) {
+  // Sorted only when it is to be seen: of 50,000 photographs that takes longer than drawing them.
+  show(describe, positions, compare) {
     this.describe = describe;
     this.positions = positions;
+    this.compare = compare;
     const count = positions.length.toLocaleString("en");
     this.summary.textContent = `List of what is in view: ${count} photograph${positions.length === 1 ? "" : "s"}`;
     this.fill();
@@ -194,8 +196,11 @@ export class Listing {
 
   fill() {
     this.list.replaceChildren();
-    if (this.details.open) this.add();
-    else this.more.hidden = true;
+    if (this.details.open) {
+      this.positions.sort(this.compare);
+      this.add();
+    }
+    if (!this.details.open) this.more.hidden = true;
   }
 
   add() {

@@ -224,20 +224,16 @@ class FeatureMap {
   // Which point is drawn how, and after which others.
   restyle() {
     if (!this.plain) return;
-    const { emphasis, coloured, plain, palette } = this;
+    const { coloured, plain, palette } = this;
+    const emphasis = this.emphasis?.dim.hidden.has(this.emphasis.value) ? null : this.emphasis;
     const faint = { ...plain[0], colour: palette.faint, shape: "circle", size: 0.75, layer: -1 };
-    const accent = { colour: palette.ink, shape: "circle", size: 1.1, layer: 3 };
-    const same = emphasis && emphasis.dim.key === coloured.key;
-    this.styles = [...plain, faint, accent];
+    this.styles = [...plain, faint];
     const style = this.style = new Uint16Array(this.rows.count);
     const layers = new Map();
     for (const i of this.shuffled) {
       if (!this.visible[i]) continue;
       let value = coloured.of(i);
-      if (emphasis) {
-        if (emphasis.dim.of(i) !== emphasis.value) value = plain.length;
-        else if (!same && coloured.key === "none") value = plain.length + 1;
-      }
+      if (emphasis && emphasis.dim.of(i) !== emphasis.value) value = plain.length;
       style[i] = value;
       const { layer } = this.styles[value];
       if (!layers.has(layer)) layers.set(layer, []);
@@ -275,9 +271,10 @@ class FeatureMap {
     const [left, top, right, bottom] = this.view.bounds;
     const seen = this.index.within(left, top, right, bottom, (i) => this.visible[i]);
     const { x, y } = this.rows, { x: cx, y: cy } = this.view;
-    seen.sort((a, b) => (x[a] - cx) ** 2 + (y[a] - cy) ** 2 - (x[b] - cx) ** 2 - (y[b] - cy) ** 2);
-    this.tiles = seen.length && seen.length <= TILES_FROM * Math.max(1, (this.view.width * this.view.height) / 4e5) ? seen : null;
-    this.listing.show(this.describe, seen);
+    const nearer = (a, b) => (x[a] - cx) ** 2 + (y[a] - cy) ** 2 - (x[b] - cx) ** 2 - (y[b] - cy) ** 2;
+    const few = TILES_FROM * Math.max(1, (this.view.width * this.view.height) / 4e5);
+    this.tiles = seen.length && seen.length <= few ? seen.slice().sort(nearer) : null;
+    this.listing.show(this.describe, seen, nearer);
     this.redraw();
     this.keep();
   }
