@@ -333,9 +333,7 @@ def _newest_of_recipe(wanted: str, records: Sequence[Record]) -> Record:
         matching = [r for r in records if r.recipe.clean.fingerprint.startswith(start)]
     recipes = {record.recipe.clean.fingerprint: record.recipe.clean.name for record in matching}
     if len(recipes) > 1:
-        listed = ", ".join(
-            f"{name} ({fingerprint[:8]})" for fingerprint, name in sorted(recipes.items())[:8]
-        )
+        listed = ", ".join(f"{recipes[each]} ({each[:8]})" for each in sorted(recipes)[:8])
         raise InvalidInput(
             f"{wanted!r} means {len(recipes)} recipes: {listed}",
             next_step="name one of them by the start of its fingerprint",
@@ -346,7 +344,9 @@ def _newest_of_recipe(wanted: str, records: Sequence[Record]) -> Record:
             f"no recipe {wanted!r}: committed are {held or 'none yet'}",
             next_step="fs ls" if records else "fs embed DATASET",
         )
-    return max(matching, key=lambda record: record.sequence)
+    (fingerprint,) = recipes
+    same = (record for record in records if record.recipe.clean.fingerprint == fingerprint)
+    return max(same, key=lambda record: record.sequence)
 
 
 def _names_of_recipe(record: Record) -> tuple[str, ...]:

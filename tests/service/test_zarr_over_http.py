@@ -175,7 +175,7 @@ def test_a_client_that_leaves_lets_go_of_the_file(tmp_path):
 
 
 def commit_big_file(cache):
-    """Commit a store of one file, far larger than what sockets hold; the service looks not into it."""
+    """Commit a store of one file, far larger than what sockets hold; nobody looks into it."""
     record = commit_rows(cache, few_rows(), store_format="hdf5")
     record.store.write_bytes(np.random.default_rng(0).bytes(2**24))
     commit_list(record, checksum_lines(record.store, record.store.name))
