@@ -200,17 +200,22 @@ class _Raw:
     """A body that is one image."""
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []
+        self._first = b""
+        # No list of pieces: one of two bytes takes forty there.
+        self._content = bytearray()
 
     def write(self, piece: bytes) -> None:
-        self._pieces.append(piece)
+        if not self._first:
+            self._first = piece  # mostly the whole
+            return
+        self._content += piece if self._content else self._first + piece
 
     def finish(self) -> list[Upload]:
-        if not self._pieces:
+        if not self._first:
             raise InvalidInput(
                 "the body is empty: expected the bytes of an image", next_step=f"or send {_FORM}"
             )
-        return [Upload(None, b"".join(self._pieces))]
+        return [Upload(None, bytes(self._content) or self._first)]
 
 
 class _Form:
@@ -225,7 +230,7 @@ class _Form:
         self._ended = False
         self._head = (bytearray(), bytearray())
         self._disposition = b""
-        self._content: list[bytes] | None = None
+        self._content: bytearray | None = None
         self._name: str | None = None
         try:
             self._parser = MultipartParser(
@@ -292,16 +297,16 @@ class _Form:
             self._content = None
             return
         self._name = found.decode("utf-8", "replace")[:_NAME_CHARACTERS]
-        self._content = []
+        self._content = bytearray()
 
     def _data(self, piece: bytes, start: int, end: int) -> None:
         if self._content is not None:
-            self._content.append(piece[start:end])
+            self._content += memoryview(piece)[start:end]
 
     def _end(self) -> None:
         if self._content is None:
             return
-        content = b"".join(self._content)
+        content = bytes(self._content)
         self._content = None
         if not self._name and not content:
             return  # what a browser sends for a field in which no file was chosen
