@@ -18,6 +18,7 @@ from featurestore_cli.output import (
     say,
     say_error,
 )
+from featurestore_cli.token_option import token_option
 
 
 def _rows_text(record: Record) -> str:
@@ -45,14 +46,34 @@ def _shape_text(record: Record) -> str:
 
 @click.command()
 @click.option("--all", "everything", is_flag=True, help="Superseded versions too.")
+@click.option("--remote", metavar="URL", help="List those of the service at URL instead.")
+@token_option
 @cache_option
 @json_option
-def ls(cache: Path, *, everything: bool, as_json: bool) -> int:
+def ls(
+    cache: Path,
+    *,
+    everything: bool,
+    remote: str | None,
+    token_file: Path | None,
+    as_json: bool,
+) -> int:
     """List the feature sets of a cache, newest version of each name.
+
+    With --remote URL those of a service, and whether each is in the cache already.
 
     A record that cannot be read is told on stderr, and the exit code is then 5 (6 for one that a
     newer version wrote).
     """
+    if remote is not None:
+        if everything:
+            raise click.UsageError("--all: a service lists the newest version of each name")
+        from featurestore_cli.remote_sets import list_remote
+
+        list_remote(remote, token_file=token_file, cache=cache, as_json=as_json)
+        return 0
+    if token_file is not None:
+        raise click.UsageError("--token-file: it is for --remote URL, which is not given")
     catalogue = Catalogue(cache)
     records = catalogue.records() if everything else catalogue.current()
     problems = catalogue.problems()

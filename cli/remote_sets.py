@@ -1,0 +1,81 @@
+"""`fs ls --remote`: what a service holds, and which of it is in the cache already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from featurestore.catalogue import Catalogue, Record
+from featurestore.remote.catalogue import RemoteSet, list_sets
+from featurestore_cli.connecting import connect
+from featurestore_cli.output import bytes_text, print_json, print_table, say
+
+_HERE, _OTHER_VERSION, _NOT_HERE = "yes", "another version", "-"
+
+
+def list_remote(url: str, *, token_file: Path | None, cache: Path, as_json: bool) -> None:
+    """Print the feature sets of a service, newest version of each name."""
+    with connect(url, token_file=token_file) as connection:
+        found = list_sets(connection)
+    records = Catalogue(cache).records()
+    here = [_here(each, records) for each in found]
+    if as_json:
+        entries = [_fields(each, at) for each, at in zip(found, here, strict=True)]
+        print_json({"url": connection.url, "feature_sets": entries})
+    elif found:
+        _print(found, here)
+    else:
+        say(f"no feature set at {connection.url}")
+
+
+def _here(remote: RemoteSet, records: Sequence[Record]) -> str:
+    held = [each for each in records if each.name == remote.name]
+    formats = [each.store_format for each in held if each.fingerprint == remote.fingerprint]
+    if remote.store_format in formats:
+        return _HERE
+    if formats:
+        return f"as {formats[0]}"
+    return _OTHER_VERSION if held else _NOT_HERE
+
+
+def _fields(remote: RemoteSet, here: str) -> dict[str, object]:
+    return {
+        "name": remote.name,
+        "fingerprint": remote.fingerprint,
+        "store": remote.store_format,
+        "rows": dict(remote.rows),
+        "views": remote.views,
+        "feature_shape": list(remote.feature_shape),
+        "bytes": remote.stored_bytes,
+        "quarantined": remote.quarantined,
+        "committed_at": remote.committed_at,
+        "here": here == _HERE,
+        "other_version_here": here == _OTHER_VERSION,
+    }
+
+
+def _print(found: Sequence[RemoteSet], here: Sequence[str]) -> None:
+    columns = ["name", "fingerprint", "rows", "shape", "store", "size", "quarantined", "committed"]
+    viewed = any(remote.views for remote in found)
+    if viewed:
+        columns.insert(3, "views")
+    print_table(
+        [*columns, "here"],
+        [
+            [
+                remote.name,
+                remote.fingerprint[:8],
+                ", ".join(f"{split} {count}" for split, count in remote.rows.items()),
+                *([remote.views or "-"] if viewed else []),
+                f"({', '.join(map(str, remote.feature_shape))})",
+                remote.store_format,
+                bytes_text(remote.stored_bytes),
+                remote.quarantined,
+                remote.committed_at,
+                at,
+            ]
+            for remote, at in zip(found, here, strict=True)
+        ],
+        right=[*(["views"] if viewed else []), "size", "quarantined"],
+        whole=["name", "fingerprint"],
+    )
