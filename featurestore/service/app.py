@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 
 from featurestore import __name__ as package
 from featurestore.service import (
     catalogue_routes,
+    docs_routes,
     embed_routes,
     file_routes,
     health_routes,
@@ -22,6 +25,7 @@ from featurestore.service import (
     run_routes,
 )
 from featurestore.service.contract import ServiceSettings
+from featurestore.service.description import completed
 from featurestore.service.head_requests import HeadAsGet
 from featurestore.service.limits import Limited
 from featurestore.service.observed import Observed
@@ -33,6 +37,7 @@ from featurestore.service.service import create_service
 # In the order in which they are asked; a path parameter that takes slashes comes last.
 _ROUTERS = (
     health_routes.router,
+    docs_routes.router,
     login_routes.router,
     embed_routes.router,
     predict_routes.router,
@@ -48,6 +53,15 @@ _ROUTERS = (
 )
 
 
+class _Application(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """Return the description of all routes, made once."""
+        if self.openapi_schema is None:
+            made = super().openapi()
+            self.openapi_schema = completed(made, asks_for_token=self.state.door is not None)
+        return self.openapi_schema
+
+
 def create_app(settings: ServiceSettings) -> FastAPI:
     """Return the application of one cache. Nothing is opened before it is started."""
 
@@ -60,7 +74,13 @@ def create_app(settings: ServiceSettings) -> FastAPI:
             await service.close()
 
     # Its own documentation pages load their scripts from another server; ours do not.
-    app = FastAPI(title=package, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = _Application(
+        title=package,
+        version=importlib.metadata.version(package),
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
     app.state.door = door = None if settings.token is None else Door(settings.token)
     # The last one is asked first.
     app.add_middleware(HeadAsGet)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import html
 from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 
+from featurestore.service.pages.rendering import page
 from featurestore.service.security import LOGIN, LOGOUT, Door, client_of
 from featurestore.service.service import Service
 from featurestore.service.sessions import LIFETIME_S
@@ -25,7 +25,7 @@ async def login_page(request: Request) -> Response:
     target = _own_page(request.query_params.get("next", ""))
     if _door(request) is None:
         return RedirectResponse(target, 303)
-    return _page(target)
+    return _page(request, target)
 
 
 @router.post(LOGIN)
@@ -40,7 +40,7 @@ async def sign_in(request: Request) -> Response:
     if not await door.admits(given.encode("utf-8", "replace"), client_of(request.scope)):
         service: Service = request.app.state.service
         service.metrics.refused()
-        return _page(target, trouble="This is not the token of this service.", status=401)
+        return _page(request, target, trouble="This is not the token of this service.", status=401)
     answer = RedirectResponse(target, 303)
     answer.set_cookie(
         door.sessions.cookie_name,
@@ -93,17 +93,6 @@ async def _fields(request: Request) -> dict[str, str]:
     return {name: values[0] for name, values in found.items()}
 
 
-def _page(target: str, *, trouble: str = "", status: int = 200) -> Response:
-    return HTMLResponse(
-        _PAGE.format(target=html.escape(target), trouble=html.escape(trouble)), status
-    )
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Sign in</title>
-<meta name="viewport" content="width=device-width, initial-scale=1"></head>
-<body><main><h1>Sign in</h1><p role="alert">{trouble}</p>
-<form method="post" action="/login"><label>Token <input name="token" type="password" required
-autocomplete="current-password"></label><input type="hidden" name="next" value="{target}">
-<button>Sign in</button></form></main></body></html>
-"""
+def _page(request: Request, target: str, *, trouble: str = "", status: int = 200) -> Response:
+    values: dict[str, object] = {"target": target, "trouble": trouble}
+    return page(request, "login.html.j2", values=values, status=status)
