@@ -10,16 +10,19 @@ import dataclasses
 import io
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from featurestore.catalogue import Record
 from featurestore.errors import NotFound
 from featurestore.features import open_record
-from featurestore.images import MAX_PIXELS, UnreadableImage, decode_thumbnail
+from featurestore.images import UnreadableImage, decode_thumbnail
 from featurestore.source_images import SourceImageMissing, SourceImages
 
-LONGEST_SIDE = 160
+_LONGEST_SIDE = 160
 _QUALITY = 78
+FRAME = (_LONGEST_SIDE + 1, _LONGEST_SIDE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Photographs:
         """
         digest = self._digest(split, sample_id)
         try:
-            return thumbnail(self._images.read(sample_id, sha256=digest))
+            return _thumbnail(self._images.read(sample_id, sha256=digest))
         except SourceImageMissing as error:
             return Photograph(None, missing=error.reason)
 
@@ -86,12 +89,38 @@ class Photographs:
         return self._digests[split][sample_id]
 
 
-def thumbnail(content: bytes, *, max_pixels: int = MAX_PIXELS) -> Photograph:
-    """Return an image's bytes as people look at them; see `Photograph`."""
+def decode_framed(
+    content: bytes, *, size: tuple[int, int], interpolation: str, max_pixels: int
+) -> NDArray[np.uint8]:
+    """Return a thumbnail in a frame of `size`, as a process apart sends it: see `unframed`.
+
+    `size` is `FRAME`, and `interpolation` is not used: a thumbnail has its own filter.
+    """
+    del interpolation
+    rows, longest = size
+    pixels = decode_thumbnail(content, longest=longest, max_pixels=max_pixels)
+    height, width = pixels.shape[:2]
+    framed = np.zeros((rows, longest, 3), np.uint8)
+    framed[:height, :width] = pixels
+    framed[-1, 0, :2] = height, width  # a row below the picture, which one byte each suffices for
+    return framed
+
+
+def unframed(framed: NDArray[np.uint8]) -> Photograph:
+    """Return the thumbnail that `decode_framed` has put into a frame."""
+    height, width = framed[-1, 0, :2].tolist()
+    return _encoded(framed[:height, :width])
+
+
+def _thumbnail(content: bytes) -> Photograph:
     try:
-        pixels = decode_thumbnail(content, longest=LONGEST_SIDE, max_pixels=max_pixels)
+        pixels = decode_thumbnail(content, longest=_LONGEST_SIDE)
     except UnreadableImage as error:
         return Photograph(None, missing=f"the image cannot be decoded: {error.reason}")
+    return _encoded(pixels)
+
+
+def _encoded(pixels: NDArray[np.uint8]) -> Photograph:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=_QUALITY, optimize=True)
     height, width = pixels.shape[:2]

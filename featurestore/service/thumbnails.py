@@ -11,13 +11,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 from featurestore.catalogue import Record
 from featurestore.errors import NotFound
-from featurestore.report.photographs import thumbnail
+from featurestore.report.photographs import FRAME, unframed
 from featurestore.service.contract import Busy, ServiceSettings
+from featurestore.service.decode_apart import DecodeLimits, DecodePool, DecodeTask
 from featurestore.service.samples import SampleIndex
 from featurestore.source_images import SourceImageMissing, SourceImages
 
+_DECODER = "featurestore.report.photographs:decode_framed"
 _KEPT_BYTES = 64 * 2**20  # about 10,000 thumbnails
 _KEPT_SOURCES = 12
 _MOST_WAITING = 512  # a gallery asks for up to 120
@@ -37,14 +41,17 @@ class RowImage:
 class Thumbnails:
     """Makes thumbnails of images whose bytes have the digest that was embedded, and of no others.
 
-    Those bytes were decoded before, when they were embedded. Two threads decode: Pillow lets go of
-    the interpreter, so that others are answered meanwhile.
+    They are decoded in a process apart, held to the limits of uploads: a set may have been copied
+    from elsewhere, and its images embedded by another version of the codecs.
     """
 
     def __init__(self, settings: ServiceSettings, samples: SampleIndex) -> None:
         self._folder: Path | None = settings.images
-        self._max_pixels = settings.limits.pixels
         self._samples = samples
+        self._decoders = DecodePool(
+            1, limits=DecodeLimits(pixels=settings.limits.pixels), decoder=_DECODER
+        )
+        # One reads a file while the other waits for pixels.
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="thumbnails")
         self._waiting = 0
         self._lock = threading.Lock()
@@ -101,6 +108,7 @@ class Thumbnails:
     def close(self) -> None:
         """Let what is being decoded end; wait for it."""
         self._threads.shutdown(cancel_futures=True)
+        self._decoders.close()
 
     async def _apart(self, make: Callable[..., Made], *given: object) -> Made:
         if self._waiting >= _MOST_WAITING:
@@ -127,7 +135,10 @@ class Thumbnails:
             raise NotFound(
                 error.message, next_step="fs serve --images FOLDER says where they lie now"
             ) from error
-        found = thumbnail(content, max_pixels=self._max_pixels)
-        if found.jpeg is None:
-            raise NotFound(f"image {image.sample_id}: {found.missing}")
-        return found.jpeg
+        task = DecodeTask(content, FRAME, interpolation="lanczos")
+        decoded = self._decoders.decode(task).result()
+        if not isinstance(decoded, np.ndarray):
+            raise NotFound(f"image {image.sample_id} cannot be shown: {decoded.reason}")
+        jpeg = unframed(decoded).jpeg
+        assert jpeg is not None
+        return jpeg

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from typing import Any
@@ -16,6 +17,7 @@ from featurestore.errors import FeatureStoreError
 from featurestore.report.templating import (
     ChoiceLoader,
     Environment,
+    Markup,
     PackageLoader,
     page_environment,
 )
@@ -37,6 +39,7 @@ def environment() -> Environment:
     )
     made = page_environment(loader)
     made.filters |= {
+        "breakable": _breakable,
         "bytes": bytes_text,
         "percent": percent_text,
         "seconds": seconds_text,
@@ -55,6 +58,11 @@ def environment() -> Environment:
 
 def _shown_lines(text: str) -> str:
     return "\n".join(map(shown, text.split("\n")))
+
+
+def _breakable(text: str) -> Markup:
+    """Let a line break behind the signs that join the words of a name."""
+    return Markup("<wbr>").join(re.split(r"(?<=[_=/.,-])", text))  # it escapes what it joins
 
 
 def page(

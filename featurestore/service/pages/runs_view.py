@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from featurestore.catalogue import Record
 from featurestore.report.text import bytes_text, microseconds_text, seconds_text
 from featurestore.service.pages import addresses
-from featurestore.training.methods import path_text, pixels_text, weights_text
+from featurestore.training.methods import path_text, pixels_text
 from featurestore.training.run_list import (
     NEWEST,
     is_on,
@@ -107,17 +107,16 @@ def run_columns(query: RunQuery) -> tuple[Column, ...]:
 
     return (
         column("run", NEWEST),
-        column("feature set", "feature-set"),
-        column("path"),
-        column("head", "head"),
-        column("settings"),
-        column("seed", "seed", number=True),
         accuracy("validation"),
         accuracy("test"),
         column(f"{query.split} loss", "log-loss", number=True),
+        column("head", "head"),
+        column("path"),
+        column("settings"),
+        column("seed", "seed", number=True),
         column("fit", "fit", number=True),
         column("model", "size", number=True),
-        column("created (UTC)"),
+        column("feature set", "feature-set"),
     )
 
 
@@ -230,7 +229,6 @@ def _facts(run: Run) -> tuple[tuple[str, str], ...]:
     trained_on = run.features
     rows = ", ".join(f"{split} {rows:,}" for split, rows in trained_on.rows.items())
     predict = run.seconds.get("predict_per_row")
-    weights = weights_text(run)
     names = trained_on.class_names
     return (
         ("images", rows),
@@ -238,7 +236,6 @@ def _facts(run: Run) -> tuple[tuple[str, str], ...]:
         ("seed", str(run.seed)),
         ("fit", seconds_text(run.seconds["fit"])),
         *([("one image, from features", microseconds_text(1e6 * predict))] if predict else []),
-        *([("weights trained", weights)] if weights else []),
     )
 
 

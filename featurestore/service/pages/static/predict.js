@@ -18,7 +18,7 @@ function element(name, text, className) {
 function preview(file) {
   const image = element("img");
   image.alt = file.name;
-  image.addEventListener("error", () => image.remove());
+  image.addEventListener("error", () => { image.hidden = true; });
   const reader = new FileReader();
   reader.addEventListener("load", () => { image.src = reader.result; });
   reader.readAsDataURL(file);
