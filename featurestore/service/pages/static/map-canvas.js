@@ -101,7 +101,8 @@ export class Painter {
   // The size of a point in pixels of the page: smaller where there are many, larger from near.
   radius(count) {
     const few = Math.max(1.5, Math.min(4.2, 4.6 - 0.55 * Math.log2(Math.max(count, 1) / 500)));
-    return Math.min(9, few * Math.max(1, this.view.zoom ** 0.35));
+    const room = Math.max(0.7, Math.min(1, Math.min(this.view.width, this.view.height) / 560));
+    return Math.min(9, few * room * Math.max(1, this.view.zoom ** 0.35));
   }
 
   // Draws the points that `order` names, the last on top; `moving` may take fewer pixels for them.

@@ -68,7 +68,10 @@ export class Legend {
   fieldset(dim, coloured, styles) {
     const list = element("ul", { className: "values" });
     const items = dim.names.map((name, value) => this.item(dim, value, coloured ? styles[value] : null));
-    list.append(...items);
+    // Of many names, those that have a colour come first.
+    const order = items.map((_, value) => value);
+    if (coloured && items.length > LONG) order.sort((a, b) => styles[b].layer - styles[a].layer || a - b);
+    list.append(...order.map((value) => items[value]));
     const all = element("button", { type: "button", className: "small", textContent: "all" });
     all.setAttribute("aria-label", `show all: ${dim.title}`);
     all.addEventListener("click", () => {

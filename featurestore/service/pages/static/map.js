@@ -227,13 +227,16 @@ class FeatureMap {
     const { coloured, plain, palette } = this;
     const emphasis = this.emphasis?.dim.hidden.has(this.emphasis.value) ? null : this.emphasis;
     const faint = { ...plain[0], colour: palette.faint, shape: "circle", size: 0.75, layer: -1 };
-    this.styles = [...plain, faint];
+    const bright = emphasis && emphasis.dim.key === coloured.key && plain[emphasis.value].colour === palette.none;
+    const accent = { ...plain[0], colour: palette.ink, shape: "circle", size: 1, layer: 1 };
+    this.styles = [...plain, faint, accent];
     const style = this.style = new Uint16Array(this.rows.count);
     const layers = new Map();
     for (const i of this.shuffled) {
       if (!this.visible[i]) continue;
       let value = coloured.of(i);
       if (emphasis && emphasis.dim.of(i) !== emphasis.value) value = plain.length;
+      else if (bright) value = plain.length + 1;
       style[i] = value;
       const { layer } = this.styles[value];
       if (!layers.has(layer)) layers.set(layer, []);
