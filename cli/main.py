@@ -31,7 +31,7 @@ _COMMANDS = {
     "evaluate": ("evaluate", "evaluate", "Score a run again, or on other features of its recipe."),
     "predict": ("predict", "predict", "Classify images with a run, through the cache."),
     "serve": ("serve", "serve", "Serve a cache over HTTP: browse, pull, embed, predict."),
-    "pull": ("pull", "pull", "Copy a feature set from a service into the cache."),
+    "pull": ("pull", "pull", "Copy a feature set or a run from a service."),
     "rm": ("runs", "rm", "Remove runs."),
     "compare": ("compare", "compare", "Compare heads, and say what can be told apart."),
     "learning-curve": (

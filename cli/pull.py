@@ -1,15 +1,19 @@
-"""`fs pull`: copy a feature set from a service into the cache."""
+"""`fs pull`: copy a feature set or a run from a service into the cache."""
 
 from __future__ import annotations
 
+import dataclasses
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import click
 
+from featurestore.errors import NotFound
+from featurestore.remote.catalogue import find_set
+from featurestore.remote.connection import Connection
 from featurestore.remote.pull import (
     DEFAULT_JOBS,
     PullProgress,
@@ -18,6 +22,7 @@ from featurestore.remote.pull import (
     Quiet,
     pull_set,
 )
+from featurestore.remote.pull_run import PulledRun, find_run_id, pull_run, run_ids_on
 from featurestore.stores import STORE_FORMATS
 from featurestore_cli.connecting import connect
 from featurestore_cli.options import cache_option, json_option
@@ -42,6 +47,7 @@ from featurestore_cli.token_option import token_option
     show_default=True,
     help="Files fetched at once.",
 )
+@click.option("--runs", is_flag=True, help="The runs that were trained on the set, too.")
 @click.option("--wait", is_flag=True, help="Wait for another writer of the same set.")
 @click.option("--dry-run", is_flag=True, help="Print what would be fetched; fetch nothing.")
 @token_option
@@ -54,34 +60,92 @@ def pull(
     *,
     token_file: Path | None,
     as_json: bool,
-    store_format: str | None,
-    jobs: int,
-    wait: bool,
-    dry_run: bool,
+    runs: bool,
+    **options: Any,
 ) -> None:
-    """Copy feature set NAME from the service at URL: its name, or the start of one or of its
-    fingerprint.
+    """Copy feature set or run NAME from the service at URL: its name or id, or the start of one, or
+    of a feature set's fingerprint.
 
-    Every file is held to its digest before the set becomes visible. A stopped pull goes on where it
-    was, and of a set that has changed only what is new is fetched.
+    Every file is held to its digest before anything becomes visible. A stopped pull goes on where
+    it was, and of a set that has changed only what is new is fetched.
     """
-    settings = PullSettings(store_format=store_format, jobs=jobs, wait=wait, dry_run=dry_run)
+    settings = PullSettings(**options)
+    if runs and settings.dry_run:
+        raise click.UsageError("--runs: how large they are is not known before; not with --dry-run")
     with connect(url, token_file=token_file) as connection, _progress_for(sys.stderr) as progress:
-        result = pull_set(connection, name, settings, cache=cache, progress=progress)
+        pulling = _Pulling(connection, settings, cache, progress)
+        found = pulling.named(name)
+        of_set = [] if isinstance(found, PulledRun) or not runs else pulling.runs_on(found)
     if as_json:
-        print_json(_fields(result))
+        shown = _run_fields(found) if isinstance(found, PulledRun) else _set_fields(found)
+        print_json(shown | ({"runs": [_run_fields(each) for each in of_set]} if runs else {}))
+        return
+    if isinstance(found, PulledRun):
+        _print_runs([found])
+        say(f"next: fs show {found.id}")
     else:
-        _print(result)
+        _print_set(found)
+        _print_runs(of_set)
 
 
-def _fields(result: PullResult) -> dict[str, object]:
-    return vars(result) | {
-        "path": None if result.path is None else str(result.path),
-        "rows": dict(result.rows),
-    }
+@dataclasses.dataclass
+class _Pulling:
+    connection: Connection
+    settings: PullSettings
+    cache: Path
+    progress: PullProgress
+
+    def named(self, name: str) -> PullResult | PulledRun:
+        """Pull what a name means: a feature set, or else a run."""
+        try:
+            store = find_set(self.connection, name, store_format=self.settings.store_format)
+        except NotFound as error:
+            run_id = self._run_id(name, or_else=error)
+        else:
+            return pull_set(
+                self.connection,
+                store.fingerprint,
+                self.settings,
+                cache=self.cache,
+                progress=self.progress,
+            )
+        if self.settings.dry_run:
+            raise click.UsageError(f"--dry-run: {name} is a run, whose files are not listed before")
+        return self._run(run_id)
+
+    def _run_id(self, name: str, *, or_else: NotFound) -> str:
+        try:
+            return find_run_id(self.connection, name)
+        except NotFound:
+            raise NotFound(
+                f"{or_else.message}; nor does a run's id start so", next_step=or_else.next_step
+            ) from or_else
+
+    def runs_on(self, found: PullResult) -> list[PulledRun]:
+        """Pull the runs that were trained on a feature set."""
+        return [self._run(each) for each in run_ids_on(self.connection, found.fingerprint)]
+
+    def _run(self, run_id: str) -> PulledRun:
+        self.progress.phase(f"run {run_id}")
+        return pull_run(self.connection, run_id, self.settings, cache=self.cache)
 
 
-def _print(result: PullResult) -> None:
+def _set_fields(result: PullResult) -> dict[str, object]:
+    return (
+        {"kind": "feature set"}
+        | vars(result)
+        | {
+            "path": None if result.path is None else str(result.path),
+            "rows": dict(result.rows),
+        }
+    )
+
+
+def _run_fields(run: PulledRun) -> dict[str, object]:
+    return {"kind": "run"} | vars(run) | {"path": str(run.path)}
+
+
+def _print_set(result: PullResult) -> None:
     print_line(result.feature_set)
     fields: list[tuple[str, object]] = [
         ("  rows", ", ".join(f"{split} {count}" for split, count in result.rows.items())),
@@ -107,6 +171,12 @@ def _print(result: PullResult) -> None:
     )
     if not result.dry_run:
         say(f"next: fs train {result.feature_set} --head logistic")
+
+
+def _print_runs(runs: Sequence[PulledRun]) -> None:
+    for run in runs:
+        how = "is here" if run.unchanged else f"fetched, {bytes_text(run.moved_bytes)}"
+        print_line(f"run {run.id}: {how}")
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from featurestore.catalogue import (
 from featurestore.embedding.commit import INCOMPLETE, remove_store, store_files
 from featurestore.errors import Conflict, NotFound
 from featurestore.locks import hold, is_held
-from featurestore.stores import STORE_FORMATS, SUFFIXES, durable
+from featurestore.stores import SUFFIXES, durable
 from featurestore.training.checkpoints import UNFINISHED, Unfinished, find_unfinished
 from featurestore.training.run_record import FINE_TUNE
 from featurestore.training.runs import find_run_path, read_runs
@@ -270,7 +270,8 @@ def _staging(cache: Path) -> list[Garbage]:
 
 
 def _of_staging(folder: Path) -> str:
-    pulled = folder.name.startswith(PULL_STAGING) and folder.name.endswith(tuple(STORE_FORMATS))
+    # A dataset may be called "pull": its staging ends in sixteen digits.
+    pulled = folder.name.startswith(PULL_STAGING) and "--" in folder.name[len(PULL_STAGING) :]
     return "files of an unfinished pull" if pulled else "staging of an unfinished embedding"
 
 

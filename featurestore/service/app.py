@@ -22,6 +22,7 @@ from featurestore.service import (
     neighbour_routes,
     predict_routes,
     problems,
+    run_file_routes,
     run_routes,
 )
 from featurestore.service.contract import ServiceSettings
@@ -50,6 +51,7 @@ _ROUTERS = (
     static_routes.router,
     catalogue_routes.router,
     run_routes.router,
+    run_file_routes.router,
 )
 
 

@@ -23,7 +23,7 @@ from featurestore.service.stored_file import StoredFile
 _PIECE_BYTES = 256 * 1024
 _LASTING = "private, max-age=31536000, immutable"
 _CHANGING = "private, no-cache"
-_RESPONSES: dict[int | str, dict[str, Any]] = {
+FILE_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The whole file. Its ETag is the SHA-256 of its bytes.",
         "content": {
@@ -55,7 +55,7 @@ def add_routes(app: FastAPI) -> None:
                 methods=[method],
                 include_in_schema=method == "GET",
                 tags=["store files"],
-                responses=_RESPONSES,
+                responses=FILE_RESPONSES,
                 response_class=Response,
                 route_class_override=_Direct,
             )
@@ -100,6 +100,14 @@ async def _answer(request: Request, address: Address) -> Response:
             found = await to_thread.run_sync(service.files.open, address)
     except NotFound as error:
         raise _with_newest(error, service, address) from error
+    return await answer_file(found, request)
+
+
+async def answer_file(found: StoredFile, request: Request) -> Response:
+    """Return the answer to a request for a file: whole, one range of it, or not changed.
+
+    The file is closed when the answer is sent, or when there is none.
+    """
     try:
         response = await _response(found, request.method, request.headers)
     except BaseException:

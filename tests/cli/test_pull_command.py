@@ -58,6 +58,7 @@ def test_a_pull_in_json(fs, box, tmp_path):
     assert not (tmp_path / "laptop").exists()
     done = json.loads(fs("pull", box[1], name_of(box), "--json", "--jobs", "2")[1])
     record = Catalogue(tmp_path / "laptop").find("photos")
+    assert planned["kind"] == "feature set"
     assert done == planned | {
         "path": str(record.store),
         "dry_run": False,
@@ -89,6 +90,25 @@ def test_everything_works_on_what_was_pulled(fs, box, tmp_path):
     assert shown["provenance"]["pulled_from"] == url
     assert shown["fingerprint"] == Catalogue(root / "cache").find(name).fingerprint
     assert json.loads(fs("gc", "--staging", "--json")[1])["removed"] == []
+
+
+def test_runs_come_by_their_id_or_with_their_set(fs, box, tmp_path):
+    root, url = box
+    name = name_of(box, views=2)
+    trained = json.loads(
+        fs("train", name, "--head", "nearest-centroid", "--json", cache=root / "cache")[1]
+    )
+    code, out, err = fs("pull", url, trained["run"])
+    assert code == 0 and out.startswith(f"run {trained['run']}: fetched, ")
+    assert err == f"next: fs show {trained['run']}\n"
+    assert "is here" in fs("pull", url, trained["run"])[1]
+    done = json.loads(fs("pull", url, name, "--runs", "--json")[1])
+    assert done["kind"] == "feature set"
+    assert [(run["id"], run["unchanged"]) for run in done["runs"]] == [(trained["run"], True)]
+    scored = fs("evaluate", trained["run"])
+    assert scored[0] == 0 and fs("pull", url, trained["run"], "--dry-run")[0] == 2
+    code, _, err = fs("pull", url, "nothing")
+    assert code == 4 and "nor does a run's id start so" in err
 
 
 def test_a_token_comes_from_the_environment_or_a_file(fs, box, tmp_path, monkeypatch):
