@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 
 from featurestore.errors import (
     Conflict,
@@ -32,6 +33,7 @@ _STATUSES: tuple[tuple[type[FeatureStoreError], int], ...] = (
     (MissingDependency, 501),
 )
 _SHOWN = 10
+_METHODS = ("DELETE", "GET", "OPTIONS", "PATCH", "POST", "PUT")
 _log = logging.getLogger("featurestore.service")
 
 
@@ -92,9 +94,22 @@ async def _http(request: Request, error: Exception) -> Response:
     detail = str(error.detail)
     if error.status_code == 404 and detail == HTTPStatus.NOT_FOUND.phrase:
         detail = f"nothing is at {request.scope['path']}"
+    headers = error.headers
     if error.status_code == 405:
         detail = f"{request.scope['path']} does not take {request.method}"
-    return problem(error.status_code, detail, headers=error.headers)
+        headers = {"Allow": ", ".join(_allowed(request))}
+    return problem(error.status_code, detail, headers=headers)
+
+
+def _allowed(request: Request) -> list[str]:
+    """Return the methods that the path takes; the error names those of one route only."""
+    found = {
+        method
+        for method in _METHODS
+        for route in request.app.router.routes
+        if route.matches({**request.scope, "method": method})[0] is Match.FULL
+    }
+    return sorted(found | ({"HEAD"} if "GET" in found else set()))
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

@@ -24,3 +24,13 @@ def test_an_error_is_a_problem_document(client):
     assert answer.status_code == 404
     assert answer.headers["content-type"] == "application/problem+json"
     assert "none/such" in answer.json()["detail"]
+
+
+def test_a_method_that_a_path_does_not_take_is_told_which_it_takes(client):
+    for path, methods in {
+        "/v1/feature-sets/a/b/neighbours": "GET, HEAD, POST",
+        "/v1/embed": "POST",
+        "/v1/runs": "GET, HEAD",
+    }.items():
+        answer = client.put(path)
+        assert (answer.status_code, answer.headers["allow"]) == (405, methods)
