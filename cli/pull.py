@@ -163,14 +163,19 @@ def _print_set(result: PullResult) -> None:
             fields[0],
             (
                 "  to fetch" if result.dry_run else "  fetched",
-                f"{result.moved_files} files, {most}{bytes_text(result.moved_bytes)}{took}",
+                f"{_files(result.moved_files)}, {most}{bytes_text(result.moved_bytes)}{took}",
             ),
-            ("  reused", f"{result.reused_files} files, {bytes_text(result.reused_bytes)}"),
+            ("  reused", f"{_files(result.reused_files)}, {bytes_text(result.reused_bytes)}"),
             *fields[1:],
         ]
     )
     if not result.dry_run:
-        say(f"next: fs train {result.feature_set} --head logistic")
+        how = "--head dense --views all" if result.views else "--head logistic"
+        say(f"next: fs train {result.feature_set} {how}")
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"
 
 
 def _print_runs(runs: Sequence[PulledRun]) -> None:

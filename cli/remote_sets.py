@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from featurestore.catalogue import Catalogue, Record
-from featurestore.remote.catalogue import RemoteSet, list_sets
+from featurestore.remote.catalogue import RemoteSet, list_problems, list_sets
 from featurestore_cli.connecting import connect
 from featurestore_cli.output import bytes_text, print_json, print_table, say
 
@@ -17,6 +17,7 @@ def list_remote(url: str, *, token_file: Path | None, cache: Path, as_json: bool
     """Print the feature sets of a service, newest version of each name."""
     with connect(url, token_file=token_file) as connection:
         found = list_sets(connection)
+        problems = list_problems(connection)
     records = Catalogue(cache).records()
     here = [_here(each, records) for each in found]
     if as_json:
@@ -24,8 +25,10 @@ def list_remote(url: str, *, token_file: Path | None, cache: Path, as_json: bool
         print_json({"url": connection.url, "feature_sets": entries})
     elif found:
         _print(found, here)
-    else:
+    elif not problems:
         say(f"no feature set at {connection.url}")
+    for problem in problems:
+        say(f"{connection.url} cannot read one: {problem}")
 
 
 def _here(remote: RemoteSet, records: Sequence[Record]) -> str:

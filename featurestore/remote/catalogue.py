@@ -90,6 +90,14 @@ def list_sets(connection: Connection) -> list[RemoteSet]:
             return found
 
 
+def list_problems(connection: Connection) -> list[str]:
+    """Return what a service says of records that it cannot read and does not list."""
+    problems = connection.get_json(quoted("v1", _SETS), query={"limit": "1"}).get("problems")
+    entries = problems if isinstance(problems, list) else []
+    details = [each.get("detail") for each in entries if isinstance(each, dict)]
+    return [detail for detail in details if isinstance(detail, str)]
+
+
 def find_set(
     connection: Connection, wanted: str, *, store_format: str | None = None
 ) -> RemoteStore:

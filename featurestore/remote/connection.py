@@ -13,11 +13,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote, urlencode, urljoin
+from urllib.parse import urlencode, urljoin
 
 import urllib3
 from urllib3.exceptions import HTTPError, LocationParseError, SSLError
-from urllib3.util import Timeout, Url, parse_url
+from urllib3.util import Timeout, parse_url
 
 from featurestore.errors import (
     Conflict,
@@ -38,6 +38,8 @@ from featurestore.remote.answers import (
     strong,
 )
 from featurestore.remote.pacing import Pacing, Patience, Unreachable
+from featurestore.remote.urls import TOKEN_STEP, origin, parse_service_url
+from featurestore.remote.urls import quoted as quoted  # of those who ask, too
 
 
 class TooLarge(InvalidInput):
@@ -59,18 +61,6 @@ _KINDS: Mapping[int, type[FeatureStoreError]] = {
     429: Conflict,
     501: MissingDependency,
 }
-_TOKEN_STEP = "set FS_TOKEN to the service's token, or give --token-file FILE"  # noqa: S105
-
-
-def quoted(*segments: str) -> str:
-    """Return a path of these segments, whatever characters they hold: ``/a/b%20c``."""
-    return "".join(f"/{_quoted(segment)}" for segment in segments)
-
-
-def _quoted(segment: str) -> str:
-    if segment in (".", ".."):  # as they are, they would be taken for steps
-        return segment.replace(".", "%2E")
-    return quote(segment, safe="")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -137,13 +127,13 @@ class Connection:
         proxy: str | None = None,
         pacing: Pacing | None = None,
     ) -> None:
-        self._base = _parsed(url)
+        self._base = parse_service_url(url)
         self.url = self._base.url.rstrip("/")
         self._headers = {"User-Agent": "featurestore", "Accept-Encoding": "identity"}
         if token is not None:
             if not re.fullmatch(r"[\x21-\x7e]+", token):
                 raise InvalidInput(
-                    "the token: expected printable ASCII without spaces", next_step=_TOKEN_STEP
+                    "the token: expected printable ASCII without spaces", next_step=TOKEN_STEP
                 )
             self._headers["Authorization"] = f"Bearer {token}"
         self._pacing = pacing or Pacing()
@@ -343,7 +333,7 @@ class Connection:
             parsed = parse_url(there)
         except LocationParseError as error:
             raise self.no_service("it redirects to what is no URL") from error
-        if _origin(parsed) != _origin(self._base):
+        if origin(parsed) != origin(self._base):
             raise InvalidInput(
                 f"{self.url} redirects to {short(there)}",
                 next_step="give that URL, if it is the service that you mean",
@@ -370,7 +360,7 @@ class Connection:
         kind = _KINDS.get(status, InvalidInput if status < 500 else Unreachable)
         if status in (401, 403):
             detail = said[0] if said else HTTPStatus(status).phrase
-            raise InvalidInput(f"{self.url}: {detail}", next_step=_TOKEN_STEP)
+            raise InvalidInput(f"{self.url}: {detail}", next_step=TOKEN_STEP)
         if status in _COME_AGAIN:
             detail = said[0] if said else f"status {status}"
             step = "come again later" if status != 500 else "look into the log of the service"
@@ -432,24 +422,3 @@ class _AtEnd(Exception):  # noqa: N818 -- never leaves this module
 
 class _Unsatisfiable(Exception):  # noqa: N818 -- never leaves this module
     """The file ends before the range."""
-
-
-def _parsed(url: str) -> Url:
-    wrong = InvalidInput(
-        f"{short(url)!r} is no URL of a service", next_step="give one such as http://host:8000"
-    )
-    try:
-        parsed = parse_url(url)
-    except LocationParseError as error:
-        raise wrong from error
-    if "://" not in url or parsed.scheme not in ("http", "https") or not parsed.host:
-        raise wrong
-    if parsed.auth is not None:
-        raise InvalidInput("the URL holds a user or password", next_step=_TOKEN_STEP)
-    if parsed.query is not None or parsed.fragment is not None:
-        raise wrong
-    return parsed
-
-
-def _origin(url: Url) -> tuple[str | None, str | None, int]:
-    return url.scheme, url.host, url.port or (443 if url.scheme == "https" else 80)

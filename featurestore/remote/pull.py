@@ -119,6 +119,7 @@ class PullResult:
     store_format: str
     path: Path | None
     rows: Mapping[str, int]
+    views: int
     files: int
     moved_files: int = 0
     reused_files: int = 0
@@ -367,6 +368,7 @@ class _Pull:
             store_format=record.store_format,
             path=None if self.settings.dry_run else record.store,
             rows=record.rows,
+            views=record.views,
             files=files,
             moved_files=moved_files,
             reused_files=reused_files,

@@ -87,6 +87,16 @@ def test_an_empty_service(ls, tmp_path):
         assert json.loads(ls("--json", url=url)[1]) == {"url": url, "feature_sets": []}
 
 
+def test_what_the_service_cannot_read_is_told(ls, tmp_path):
+    write_image_folder(tmp_path / "photos", splits={"train": 2})
+    TinyEmbedder(tmp_path / "photos", tmp_path / "served")()
+    (record,) = Catalogue(tmp_path / "served").records()
+    record.path.write_text("{")
+    with serve(ServiceSettings(cache=tmp_path / "served")) as url:
+        code, out, err = ls(url=url)
+    assert (code, out) == (0, "") and "is not a feature set record" in err
+
+
 def test_what_cannot_be_asked(ls):
     assert ls(url="here")[0] == 3
     assert ls("--all")[0] == 2
