@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Query
 
@@ -21,6 +21,8 @@ Asked = Annotated[Service, Depends(service_of)]
 Limit = Annotated[int | None, Query(ge=1, description="Longest list to return; default: all")]
 Offset = Annotated[int, Query(ge=0, description="Entries to leave out at the beginning")]
 
+_NO_SUCH_SET: dict[int | str, dict[str, Any]] = {404: {"description": "There is no such set."}}
+
 router = APIRouter(prefix="/v1/feature-sets", tags=["catalogue"])
 
 
@@ -35,7 +37,7 @@ def feature_sets(service: Asked, limit: Limit = None, offset: Offset = 0) -> Fea
     )
 
 
-@router.get("/{start}")
+@router.get("/{start}", responses=_NO_SUCH_SET)
 def feature_set_that_starts(start: str, service: Asked) -> FeatureSetDetail:
     """Return the one feature set whose name or fingerprint starts so.
 
@@ -44,7 +46,7 @@ def feature_set_that_starts(start: str, service: Asked) -> FeatureSetDetail:
     return _detail(start, service)
 
 
-@router.get("/{dataset}/{recipe}")
+@router.get("/{dataset}/{recipe}", responses=_NO_SUCH_SET)
 def feature_set(dataset: str, recipe: str, service: Asked) -> FeatureSetDetail:
     """Return one feature set, by its name or a unique start of it."""
     return _detail(f"{dataset}/{recipe}", service)

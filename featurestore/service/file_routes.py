@@ -27,8 +27,9 @@ FILE_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The whole file. Its ETag is the SHA-256 of its bytes.",
         "content": {
-            kind: {"schema": {"type": "string", "format": "binary"}}
-            for kind in ("application/octet-stream", "application/json", "text/plain")
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "application/json": {"schema": {}},
+            "text/plain": {"schema": {"type": "string"}},
         },
     },
     206: {"description": "The one range of bytes that was asked for."},

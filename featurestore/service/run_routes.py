@@ -45,7 +45,7 @@ def runs(
     )
 
 
-@router.get("/{run}")
+@router.get("/{run}", responses={404: {"description": "There is no such run."}})
 def one_run(run: str, service: Asked) -> RunDetail:
     """Return the whole record of one run, by its id or a unique start of it."""
     return run_detail(service.catalogue.run(run))
