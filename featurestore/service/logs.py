@@ -19,6 +19,7 @@ LogFormat = Literal["json", "text"]
 REQUESTS = logging.getLogger("featurestore.requests")
 # Of the request at work, if any: what a part logs can be found by what a client was told.
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+_ENCODER = json.JSONEncoder(default=str)
 FIELDS = ("method", "route", "path", "status", "ms", "bytes", "client", "url")
 
 
@@ -30,6 +31,8 @@ def configure_logging(form: LogFormat, stream: TextIO | None = None) -> None:
     lines = logging.StreamHandler(stream or sys.stderr)
     lines.setFormatter(JsonLines() if form == "json" else TextLines())
     lines.addFilter(_is_worth_a_line)
+    # Neither is written, and finding both takes as long as the rest of a record.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
     root.handlers = [lines]
     root.setLevel(logging.WARNING)
@@ -53,7 +56,7 @@ class JsonLines(logging.Formatter):
         fields |= _given(record)
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(fields, default=str)
+        return _ENCODER.encode(fields)
 
 
 class TextLines(logging.Formatter):
@@ -71,7 +74,8 @@ class TextLines(logging.Formatter):
 
 
 def _given(record: logging.LogRecord) -> dict[str, object]:
-    given = {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
+    held = record.__dict__
+    given = {name: held[name] for name in FIELDS if name in held}
     if (asked := request_id.get()) is not None:
         given["request_id"] = asked
     return given

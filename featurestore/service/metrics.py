@@ -16,6 +16,7 @@ from featurestore.embedding.known import Origin
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+_Series = tuple[Counter, Histogram, Counter]
 _STATM = Path("/proc/self/statm")
 
 
@@ -24,6 +25,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        # Looking up labels takes longer than counting.
+        self._series: dict[tuple[str, str, int], _Series] = {}
         self._requests = Counter(
             "featurestore_requests",
             "Requests answered, by the template of their route.",
@@ -113,12 +116,25 @@ class Metrics:
         self, method: str, route: str, status: int, *, seconds: float, received: int, sent: int
     ) -> None:
         """Count one request out. `route` is a template, never a path."""
-        method = method if method in _METHODS else "other"
         self._in_flight.dec()
-        self._requests.labels(method, route, str(status)).inc()
-        self._seconds.labels(method, route).observe(seconds)
-        self._received.inc(received)
-        self._sent.labels(route).inc(sent)
+        series = self._series.get((method, route, status))
+        if series is None:
+            series = self._series_of(method if method in _METHODS else "other", route, status)
+            if method in _METHODS:  # else the client chooses how many there are
+                self._series[method, route, status] = series
+        requests, latency, sent_bytes = series
+        requests.inc()
+        latency.observe(seconds)
+        if received:
+            self._received.inc(received)
+        sent_bytes.inc(sent)
+
+    def _series_of(self, method: str, route: str, status: int) -> _Series:
+        return (
+            self._requests.labels(method, route, str(status)),
+            self._seconds.labels(method, route),
+            self._sent.labels(route),
+        )
 
     def text(self) -> bytes:
         """Return everything of type `CONTENT_TYPE_LATEST`."""

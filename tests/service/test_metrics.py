@@ -148,6 +148,7 @@ def written():
     """What is logged while the test runs, as `configure_logging` writes it; call it with a form."""
     root = logging.getLogger()
     before = root.handlers, root.level
+    kept = {name: getattr(logging, name) for name in vars(logging) if name.startswith("log")}
     stream = io.StringIO()
 
     def begin(form):
@@ -156,6 +157,8 @@ def written():
 
     yield begin
     root.handlers, root.level = before
+    for name, value in kept.items():
+        setattr(logging, name, value)
     logging.captureWarnings(False)
 
 
