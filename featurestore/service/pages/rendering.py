@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import re
 from collections.abc import Callable, Coroutine
 from http import HTTPStatus
@@ -28,6 +29,7 @@ from featurestore.service.pages import addresses
 from featurestore.service.pages.assets import asset_url
 from featurestore.service.pages.words import time_text
 
+_log = logging.getLogger("featurestore.service")
 _HEADERS = {"Cache-Control": "private, no-cache"}
 
 
@@ -126,7 +128,7 @@ class PageRoute(APIRoute):
                 return await handler(request)
             except FeatureStoreError as error:
                 if problems.status_of(error) >= 500:
-                    raise  # it is logged where all such errors are
+                    _log.error("%s", error)
                 return error_page(request, error)
             except RequestValidationError as error:
                 fields = ", ".join(str(each["loc"][-1]) for each in error.errors())

@@ -179,16 +179,21 @@ def _provenance(fields: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
 def _flat(name: str, value: object) -> list[tuple[str, str]]:
     if value is None:
         return []
-    if isinstance(value, Mapping):
-        return [(name, ", ".join(f"{key} {item}" for key, item in value.items() if item))]
-    if isinstance(value, list):
-        several = len(value) > 1
+    if isinstance(value, list) and len(value) > 1:
         return [
-            pair
-            for number, item in enumerate(value, 1)
-            for pair in _flat(f"{name} {number}" if several else name, item)
+            pair for number, item in enumerate(value, 1) for pair in _flat(f"{name} {number}", item)
         ]
-    return [(name, str(value))]
+    return [(name, _text(value))]
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(
+            _text(item) if isinstance(item, Mapping) else f"{key} {item}"
+            for key, item in value.items()
+            if item is not None
+        )
+    return ", ".join(map(_text, value)) if isinstance(value, list) else str(value)
 
 
 def _commands(record: Record, url: str) -> tuple[Command, ...]:
