@@ -30,7 +30,7 @@ from featurestore.service.description import completed
 from featurestore.service.head_requests import HeadAsGet
 from featurestore.service.limits import Limited
 from featurestore.service.observed import Observed
-from featurestore.service.pages import map_page, set_routes, static_routes
+from featurestore.service.pages import map_page, missing_page, set_routes, static_routes
 from featurestore.service.pages import run_routes as run_pages
 from featurestore.service.security import Door, Guarded
 from featurestore.service.service import create_service
@@ -93,4 +93,5 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     file_routes.add_routes(app)
     for router in _ROUTERS:
         app.include_router(router)
+    missing_page.add_route(app)
     return app

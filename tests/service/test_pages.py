@@ -289,6 +289,21 @@ def test_errors_are_pages_with_a_way_back(client, path, status):
     assert len(page.of("script")) == 1
 
 
+def test_a_browser_sees_a_page_where_nothing_is_and_a_program_a_problem_document(client):
+    asked = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    answer = client.get("/no<b>thing", headers=asked)
+    assert answer.status_code == 404
+    page = Elements(answer.text)
+    assert "nothing is at /no<b>thing" in page.words and not page.of("b")
+    problem = "application/problem+json"
+    assert client.get("/nothing").headers["content-type"] == problem
+    assert client.get("/v1/nothing", headers=asked).headers["content-type"] == problem
+    assert client.get("/v1/embed", headers=asked).status_code == 405
+    answer = client.post("/nothing", headers=asked)
+    assert (answer.status_code, answer.headers["content-type"]) == (404, problem)
+    assert client.get("/runs/", headers=asked).status_code == 307
+
+
 def test_assets_are_kept_by_their_content(client):
     for name, asset in assets().items():
         answer = client.get(f"/static/{name}?v={asset.version}")
