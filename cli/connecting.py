@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from featurestore.remote.connection import Connection
+from featurestore.remote.urls import parse_proxy_url
 from featurestore_cli.token_option import read_token
 
 
@@ -18,7 +19,7 @@ def connect(url: str, *, token_file: Path | None) -> Connection:
     Raises
     ------
     InvalidInput
-        The URL or the token is none.
+        The URL or the token is none, or a variable names no HTTP proxy.
     """
     return Connection(url, token=read_token(token_file), proxy=_proxy(url))
 
@@ -31,4 +32,5 @@ def _proxy(url: str) -> str | None:
         return None
     if not host or urllib.request.proxy_bypass(host):
         return None
-    return urllib.request.getproxies().get(parts.scheme)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    return proxy and parse_proxy_url(proxy, subject=f"{parts.scheme}_proxy").url

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import urllib3
 
@@ -12,14 +12,15 @@ PIECE_BYTES = 1 << 18  # urllib3 loses what it has of a piece when the connectio
 _SHOWN = 600
 
 
-def bounded(response: urllib3.BaseHTTPResponse, most: int) -> Iterator[bytes]:
-    """Yield a body up to `most` bytes."""
+def bounded(
+    response: urllib3.BaseHTTPResponse, most: int, *, came: Callable[[int], None]
+) -> Iterator[bytes]:
+    """Yield a body up to `most` bytes, as they come; `came` is told of each piece before."""
     left = most
-    for piece in response.stream(PIECE_BYTES, decode_content=False):
+    while left > 0 and (piece := response.read1(PIECE_BYTES, decode_content=False)):
+        came(len(piece))
         yield piece[:left]
         left -= len(piece)
-        if left <= 0:
-            return
 
 
 def problem(response: urllib3.BaseHTTPResponse, body: bytes) -> tuple[str, str | None] | None:

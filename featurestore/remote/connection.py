@@ -16,8 +16,8 @@ from typing import Any
 from urllib.parse import urlencode, urljoin
 
 import urllib3
-from urllib3.exceptions import HTTPError, LocationParseError, SSLError
-from urllib3.util import Timeout, parse_url
+from urllib3.exceptions import HTTPError, LocationParseError, ProxyError, SSLError
+from urllib3.util import parse_url
 
 from featurestore.errors import (
     Conflict,
@@ -38,6 +38,7 @@ from featurestore.remote.answers import (
     strong,
 )
 from featurestore.remote.pacing import Pacing, Patience, Unreachable
+from featurestore.remote.pool import Pool
 from featurestore.remote.urls import TOKEN_STEP, origin, parse_service_url
 from featurestore.remote.urls import quoted as quoted  # of those who ask, too
 
@@ -46,11 +47,13 @@ class TooLarge(InvalidInput):
     """What was sent is more than the service takes: send less in a request."""
 
 
+class Changed(Conflict):
+    """What lies at a path is another file than it was: begin again."""
+
+
 LONGEST_ANSWER = 1 << 30
 _PROBLEM_BYTES = 1 << 16
-_CONNECT_S = 10.0
 _REDIRECTS = 5
-_KEPT_CONNECTIONS = 32  # idle ones; more may be in use at once
 _COME_AGAIN = frozenset({429, 500, 502, 503, 504})
 _REDIRECTING = frozenset({301, 302, 303, 307, 308})
 _KINDS: Mapping[int, type[FeatureStoreError]] = {
@@ -95,7 +98,8 @@ class Reply:
 
 
 class Connection:
-    """A service, and how to ask it. Any thread may ask; connections are kept alive between.
+    """A service, and how to ask it. Any thread may ask; connections are kept alive between. A child
+    process that is forked makes its own.
 
     A request that can be answered later (connection broken, 429, 502, 503, 504, and a few times
     500) is made again with growing pauses, for as long as `pacing` says. All requests of this
@@ -108,14 +112,14 @@ class Connection:
     token
         Sent as ``Authorization: Bearer``, to this service only.
     timeout_s
-        Longest wait for the next bytes of an answer.
+        Longest wait for the next bytes of an answer; `pacing` bounds how slowly they come.
     proxy
-        URL of an HTTP proxy to go through; None goes straight.
+        URL of an HTTP proxy to go through, perhaps with user and password; None goes straight.
 
     Raises
     ------
     InvalidInput
-        The URL or the token is none.
+        The URL, the token or the proxy is none.
     """
 
     def __init__(
@@ -138,11 +142,7 @@ class Connection:
             self._headers["Authorization"] = f"Bearer {token}"
         self._pacing = pacing or Pacing()
         self._answered = False
-        timeout = Timeout(connect=min(_CONNECT_S, timeout_s), read=timeout_s)
-        options: dict[str, Any] = {"maxsize": _KEPT_CONNECTIONS, "timeout": timeout}
-        self._pool: urllib3.PoolManager = (
-            urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
-        )
+        self._pool = Pool(timeout_s=timeout_s, proxy=proxy)
 
     def __enter__(self) -> Connection:
         return self
@@ -190,7 +190,7 @@ class Connection:
 
         Raises
         ------
-        Conflict
+        Changed
             The file is another by now.
         """
         if not at:
@@ -249,7 +249,7 @@ class Connection:
         Raises
         ------
         NotFound, InvalidInput, Unreachable, Conflict
-            As `ask`; and Conflict where the file is another by now, or shorter than `start`.
+            As `ask`; and `Changed` where the file is another by now, or shorter than `start`.
         """
         patience, position = Patience(self._pacing), start
         while True:
@@ -293,6 +293,8 @@ class Connection:
                 f"{self.url}: no safe connection: {error}",
                 next_step="check the URL; SSL_CERT_FILE names a certificate to trust",
             ) from error
+        elif isinstance(error, ProxyError) and " 407 " in str(error):
+            raise self._unknown_to_proxy() from error
         else:
             unreached = Unreachable(
                 f"{self.url} does not answer: {plain(error)}",
@@ -306,7 +308,7 @@ class Connection:
         """Send a request and give its answer, body unread. A redirect is followed at home."""
         url = self.url + asked.path + (f"?{urlencode(asked.query)}" if asked.query else "")
         for _ in range(_REDIRECTS):
-            response = self._pool.urlopen(
+            response = self._pool.here().urlopen(
                 asked.method,
                 url,
                 headers=self._headers | dict(asked.headers),
@@ -355,7 +357,9 @@ class Connection:
                 raise self._changed(asked.path)
             if "Range" in asked.headers:
                 raise _Unsatisfiable
-        body = b"".join(bounded(response, _PROBLEM_BYTES))
+        if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+            raise self._unknown_to_proxy()
+        body = b"".join(bounded(response, _PROBLEM_BYTES, came=Patience(self._pacing).came))
         said = problem(response, body)
         kind = _KINDS.get(status, InvalidInput if status < 500 else Unreachable)
         if status in (401, 403):
@@ -374,7 +378,8 @@ class Connection:
         raise kind(f"{self.url}: {said[0]}", next_step=said[1])
 
     def _whole(self, response: urllib3.BaseHTTPResponse, asked: Ask) -> bytes:
-        pieces = list(bounded(response, asked.limit_bytes + 1))
+        came = Patience(self._pacing).came
+        pieces = list(bounded(response, asked.limit_bytes + 1, came=came))
         if sum(map(len, pieces)) > asked.limit_bytes:
             raise self._wrong(asked.path, f"it sends more than {asked.limit_bytes} bytes")
         return b"".join(pieces)
@@ -399,8 +404,14 @@ class Connection:
         if etag is not None and found is not None and found != etag:
             raise self._changed(path)
 
-    def _changed(self, path: str) -> Conflict:
-        return Conflict(f"{self.url}{path} is another file by now", next_step="begin again")
+    def _unknown_to_proxy(self) -> InvalidInput:
+        return InvalidInput(
+            f"{self.url}: the proxy on the way there wants a user and password, or others",
+            next_step="give them in the proxy's URL: http://user:password@host:port",
+        )
+
+    def _changed(self, path: str) -> Changed:
+        return Changed(f"{self.url}{path} is another file by now", next_step="begin again")
 
     def _wrong(self, path: str, what: str) -> IntegrityError:
         return IntegrityError(f"{self.url}{path}: {what}", next_step="check that service")

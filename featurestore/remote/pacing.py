@@ -32,12 +32,15 @@ class Pacing:
     hasty_s
         What takes the place of `patience_s` before the service has answered at all: then the
         address is more likely wrong than the service starting anew.
+    slowest_s
+        Longest time for 64 KiB of an answer: one byte a minute is within every timeout.
     """
 
     patience_s: float = 60.0
     first_s: float = 0.25
     longest_s: float = 8.0
     hasty_s: float = 1.0
+    slowest_s: float = 60.0
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     jitter: Callable[[], float] = random.random
@@ -57,6 +60,21 @@ class Patience:
         self._moved += count
         if self._moved >= _PROGRESS_BYTES:
             self._moved, self._failures, self._since = 0, 0, self._pacing.clock()
+
+    def came(self, count: int) -> None:
+        """Note that bytes of one answer have come, which `self` was made for.
+
+        Raises
+        ------
+        TimeoutError
+            They come too slowly.
+        """
+        self.moved(count)
+        if self._pacing.clock() - self._since > self._pacing.slowest_s:
+            raise TimeoutError(
+                f"its answer came slower than {_PROGRESS_BYTES} bytes in "
+                f"{self._pacing.slowest_s:g} s"
+            )
 
     def pause(
         self,

@@ -48,6 +48,34 @@ def parse_service_url(url: str) -> Url:
     return parsed
 
 
+def parse_proxy_url(url: str, *, subject: str) -> Url:
+    """Return the URL of an HTTP proxy as its parts; without a scheme it is one of ``http``.
+
+    Parameters
+    ----------
+    subject
+        What names the proxy, for the error: the URL itself may hold a password.
+
+    Raises
+    ------
+    InvalidInput
+        It is none, or one of another kind of proxy.
+    """
+    step = "give one such as http://host:3128, or http://user:password@host:3128"
+    wrong = InvalidInput(f"{subject}: expected the URL of an HTTP proxy", next_step=step)
+    try:
+        parsed = parse_url(url if "://" in url else f"http://{url}")
+    except LocationParseError as error:
+        raise wrong from error
+    if parsed.scheme not in ("http", "https"):
+        raise InvalidInput(
+            f"{wrong.message}, found scheme {short(str(parsed.scheme))}", next_step=step
+        )
+    if not parsed.host:
+        raise wrong
+    return parsed
+
+
 def origin(url: Url) -> tuple[str | None, str | None, int]:
     """Return what tells one server from another: scheme, host and port."""
     return url.scheme, url.host, url.port or (443 if url.scheme == "https" else 80)

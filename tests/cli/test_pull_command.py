@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from featurestore.catalogue import Catalogue
+from featurestore.errors import InvalidInput
 from featurestore.service.contract import ServiceSettings
 from featurestore.testing.embedding import TinyEmbedder
 from featurestore.testing.images import write_image_folder
@@ -158,6 +159,12 @@ def test_a_proxy_of_the_environment_is_used_and_loopback_is_spared(monkeypatch):
     assert _proxy("http://inside:8000") is None
     assert _proxy("http://127.0.0.1:8000") is None
     assert _proxy("http://[") is None
+    monkeypatch.setenv("http_proxy", "proxy:3128")
+    assert _proxy("http://box:8000") == "http://proxy:3128"
+    monkeypatch.setenv("http_proxy", "socks5://me:secret@proxy:1080")
+    with pytest.raises(InvalidInput, match=r"http_proxy: .*, found scheme socks5") as raised:
+        _proxy("http://box:8000")
+    assert "secret" not in str(raised.value)
 
 
 def test_pulling_loads_nothing_heavy(box, tmp_path):

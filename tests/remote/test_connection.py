@@ -1,6 +1,7 @@
 """A connection to servers that break off, refuse, lie and move: retried, never wrong."""
 
 import json
+import os
 import random
 import socket
 import subprocess
@@ -19,7 +20,7 @@ from featurestore.errors import (
     NotFound,
 )
 from featurestore.remote.connection import Ask, Connection, quoted
-from featurestore.remote.pacing import Unreachable
+from featurestore.remote.pacing import Pacing, Unreachable
 
 CONTENT = random.Random(3).randbytes(3_000_000)
 TAG = '"' + "ab" * 32 + '"'
@@ -366,6 +367,85 @@ def test_connections_are_kept_alive(connect):
         for _ in range(20):
             connection.get_json("/v1/x")
     assert len(ports) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # the server has a thread
+def test_a_forked_child_makes_connections_of_its_own(connect):
+    ports = set()
+    with scripted(lambda asked: answer_json({"path": asked.path})) as server:
+        original = server.verify_request
+        server.verify_request = lambda request, address: (
+            ports.add(address[1]) or original(request, address)
+        )
+        connection = connect(server)
+        connection.get_json("/v1/parent")
+        child = os.fork()
+        if not child:
+            found = connection.get_json("/v1/child")
+            os._exit(0 if found == {"path": "/v1/child"} else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        connection.get_json("/v1/parent")
+    assert len(ports) == 2
+
+
+def drip(listening, stop):
+    """Answer one request with a byte now and then."""
+    connection, _ = listening.accept()
+    with connection:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+        try:
+            while not stop.wait(0.01):
+                connection.sendall(b" ")
+        except OSError:
+            pass
+
+
+def test_an_answer_that_drips_ends_in_an_error():
+    stop = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = threading.Thread(target=drip, args=(listening, stop), daemon=True)
+        server.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        pacing = Pacing(slowest_s=0.1, patience_s=0.1)
+        with pytest.raises(Unreachable, match="slower than 65536 bytes in"):
+            Connection(url, pacing=pacing, timeout_s=5).get_json("/v1/x")
+        stop.set()
+        server.join()
+
+
+def test_a_proxy_is_told_the_user_and_password_of_its_url(clock):
+    with scripted([answer_json({}), Scripted(407), answer_json({})]) as server:
+        proxy = server.url.replace("http://", "http://me:p%40ss@")
+        connection = Connection("http://box:8000", proxy=proxy, pacing=clock.pacing())
+        connection.get_json("/v1/x")
+        # "me:p@ss" in Base64
+        assert server.asked[0].headers["proxy-authorization"] == "Basic bWU6cEBzcw=="
+        with pytest.raises(InvalidInput, match=r"proxy .* wants a user and password") as raised:
+            connection.get_json("/v1/x")
+        assert "http://user:password@" in raised.value.next_step
+        plain = server.url.removeprefix("http://")
+        Connection("http://box:8000", proxy=plain, pacing=clock.pacing()).get_json("/v1/x")
+    assert "proxy-authorization" not in server.asked[2].headers
+
+
+def test_a_proxy_that_refuses_a_tunnel_is_asked_once(clock):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def refuse():
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
+
+        server = threading.Thread(target=refuse, daemon=True)
+        server.start()
+        proxy = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        with pytest.raises(InvalidInput, match="proxy"):
+            Connection("https://box", proxy=proxy, pacing=clock.pacing()).get_json("/v1/x")
+        server.join()
+    assert clock.pauses == []
 
 
 def test_nothing_heavy_is_loaded():
