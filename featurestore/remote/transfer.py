@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Protocol
 
 from featurestore.digests import sha256_file
-from featurestore.errors import Conflict, IntegrityError
+from featurestore.errors import IntegrityError
+from featurestore.remote.connection import Changed
 from featurestore.stores import durable
 
 PARTIAL = ".part"
@@ -182,7 +183,7 @@ class Transfer:
                     size += len(piece)
                     self._count(len(piece))
                 found = digest.hexdigest()
-            except Conflict:
+            except Changed:
                 if not start:
                     raise
                 found = "a beginning that is not the file's"
