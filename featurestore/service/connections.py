@@ -3,6 +3,7 @@
 uvicorn closes a connection that is idle after an answer. It has no limit for one that never asks,
 that sends its request's head byte by byte or without end, that goes on sending a body which was
 refused, or that does not read its answer; and when descriptors run out it can accept nobody.
+And it takes the body of a request that offers another protocol for the next request.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import dataclasses
 from typing import Any
 
+import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
@@ -78,6 +80,7 @@ class PatientProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._head_bytes = 0
         self._in_head = False
+        self._offered = b""
         self._until_head: asyncio.TimerHandle | None = None
         self._until_read: asyncio.TimerHandle | None = None
 
@@ -98,7 +101,13 @@ class PatientProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            said = "Invalid HTTP request received."
+            self.logger.warning(said)
+            self.send_400_response(said)
         if self.transport.is_closing():
             self._wait_for_reader()
             return
@@ -122,7 +131,15 @@ class PatientProtocol(HttpToolsProtocol):
         self.idle.discard(self)
         if len(self.pipeline) >= _PIPELINED:
             raise ValueError("too many requests at once")  # answered 400 by data_received
+        if self.parser.should_upgrade():
+            self._offered = self._head_without_upgrade()
+            return
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """See httptools."""
+        if not self._offered:
+            super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """See `HttpToolsProtocol`."""
@@ -146,6 +163,36 @@ class PatientProtocol(HttpToolsProtocol):
         """See `HttpToolsProtocol`."""
         # Closing would wait for a client that has not read all of its answer in that time.
         self.transport.abort()
+
+    def _parse(self, data: bytes) -> None:
+        """Parse requests as if none offered another protocol, which a server may (RFC 9110 7.8).
+
+        httptools cannot be told so: it ends such a request with its head, and takes the body for
+        the next one. So the head is parsed again without the offer.
+        """
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                data = self._offered + data[upgrade.args[0] :]
+                self._offered = b""
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            else:
+                return
+
+    def _head_without_upgrade(self) -> bytes:
+        method = self.parser.get_method()
+        if method == b"CONNECT":  # is an offer by itself
+            raise ValueError("not a proxy")
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (method, self.url, version)]
+        for name, text in self.headers:
+            if b"\r" in text or b"\n" in text:
+                raise ValueError("a line break in a header")
+            if name != b"upgrade":
+                lines.append(b"%b: %b" % (name, text))
+        return b"\r\n".join((*lines, b"", b""))
 
     @property
     def _at_work(self) -> bool:

@@ -132,6 +132,25 @@ def test_a_body_may_take_longer_than_a_head(port):
         assert connection.recv(65536).endswith(b"\r\n4")
 
 
+@pytest.mark.parametrize("cut", [None, 7])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_the_body_of_a_request_that_offers_another_protocol_is_no_request(port, cut, chunked):
+    """As `curl --http2 --data-binary` sends it; the offer is declined."""
+    body = b"GET /large HTTP/1.1\r\nHost: here\r\n\r\n"
+    sized = b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+    in_chunks = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n"
+    sent = b"POST /whole HTTP/1.1\r\nHost: here\r\n" + offer + (in_chunks if chunked else sized)
+    sent = sent * 2 + HEAD + b"Connection: close\r\n\r\n"
+    with connect(port) as connection:
+        for start in range(0, len(sent), cut or len(sent)):
+            connection.sendall(sent[start : start + (cut or len(sent))])
+        came = until_closed(connection)
+    assert came.count(b"HTTP/1.1 200 OK") == came.count(b"HTTP/1.1") == 3
+    assert came.count(b"\r\n\r\n%d" % len(body)) == 2
+    assert came.endswith(b"small")
+
+
 def test_who_goes_on_sending_what_was_refused_is_cut_off(port):
     with connect(port) as connection:
         connection.sendall(b"POST /early HTTP/1.1\r\nHost: here\r\nContent-Length: 999999\r\n\r\n")
