@@ -45,7 +45,12 @@ _EXTRA = ("fastapi", "httptools", "jinja2", "prometheus_client", "python_multipa
 )
 @click.option("--max-body", type=BytesType(), show_default="64MiB", help="Of one request.")
 @click.option("--max-images", type=click.IntRange(1), show_default="256", help="In one request.")
-@click.option("--max-pixels", type=click.IntRange(1), help="Of one image.")
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(1),
+    show_default="50 million",
+    help="Of one image; fs embed takes more. A decoder may have 16 bytes a pixel, and 1 GiB.",
+)
 @click.option(
     "--requests",
     type=click.IntRange(1),

@@ -17,7 +17,6 @@ from featurestore.catalogue import Record
 from featurestore.embedding.known import Origin
 from featurestore.errors import FeatureStoreError, NotFound
 from featurestore.executors.contract import EmbedsBatches
-from featurestore.images import MAX_PIXELS
 from featurestore.online import DEFAULT_ONLINE_BYTES
 from featurestore.recipe import Recipe
 from featurestore.training.runs import Run
@@ -34,7 +33,8 @@ class Limits:
     images
         In one request.
     pixels
-        Of one image, as its header says, before it is decoded.
+        Of one image, as its header says, before it is decoded. Fewer than `images.MAX_PIXELS`, to
+        which `fs embed` holds: a file of 688 kB with so many takes 2 GiB in each decoder.
     requests
         At work at once, of those that compute or read an upload; others are told to come again.
     queued_images
@@ -45,7 +45,7 @@ class Limits:
 
     body_bytes: int = 64 * 2**20
     images: int = 256
-    pixels: int = MAX_PIXELS
+    pixels: int = 50_000_000
     requests: int = 64
     queued_images: int = 1024
     head_seconds: float = 10.0

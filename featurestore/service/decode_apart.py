@@ -88,6 +88,11 @@ class DecodeTask:
     interpolation: str
 
 
+def memory_for(pixels: int) -> int:
+    """Return the bytes that a process may have which decodes images of so many pixels."""
+    return _BASE_BYTES + _BYTES_PER_PIXEL * pixels
+
+
 class DecodePool:
     """Processes that decode; each is started when it is first needed. Any thread may ask.
 
@@ -106,7 +111,7 @@ class DecodePool:
     ) -> None:
         self.workers = max(1, workers)
         pixels = min(limits.pixels, MAX_PIXELS)
-        memory = limits.memory_bytes or _BASE_BYTES + _BYTES_PER_PIXEL * pixels
+        memory = limits.memory_bytes or memory_for(pixels)
         setting = {
             "path": sys.path,
             "decoder": decoder,

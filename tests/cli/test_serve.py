@@ -20,6 +20,9 @@ from urllib.parse import urlsplit
 import pytest
 
 import featurestore as fs
+from featurestore.images import MAX_PIXELS
+from featurestore.service.contract import Limits
+from featurestore.service.decode_apart import memory_for
 from featurestore.testing.embedding import TinyChoice
 from featurestore.testing.images import encode, photograph, write_image_folder
 from featurestore_cli.main import run
@@ -156,6 +159,12 @@ def test_nothing_heavy_is_loaded_before_it_is_needed(tmp_path):
         server.process.terminate()
         assert server.ended() == 0
     assert "loaded []\n" in server.lines
+
+
+def test_one_image_takes_a_decoder_no_2_gib_by_default():
+    pixels = Limits().pixels
+    assert pixels == 50_000_000 < MAX_PIXELS
+    assert memory_for(pixels) < 2 * 2**30
 
 
 def test_another_address_needs_a_token(tmp_path, capsys, monkeypatch):
