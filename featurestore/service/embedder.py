@@ -346,9 +346,14 @@ class Embedder:
         """Answer with facts once they are in the online cache: a kill then loses no answer."""
         if not found:
             return
-        kept = await asyncio.get_running_loop().run_in_executor(
-            self._keeper, lane.lookup.keep, {image.digest: each for image, each in found.items()}
-        )
+        facts = {image.digest: each for image, each in found.items()}
+        try:
+            kept = await asyncio.get_running_loop().run_in_executor(
+                self._keeper, lane.lookup.keep, facts
+            )
+        except Exception:  # such as no memory; the answers do not depend on the memo
+            log.exception("the online cache cannot be written")
+            kept = False
         for image, each in found.items():
             if kept:
                 answer = answer_of(image.digest, each, "online cache")

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -18,7 +19,7 @@ from featurestore.collect import find_garbage, remove_garbage
 from featurestore.digests import sha256_hex
 from featurestore.errors import Conflict, IntegrityError, InvalidInput, NotFound, UnstorableFeatures
 from featurestore.features import open_features
-from featurestore.online import ONLINE
+from featurestore.online import ONLINE, OnlineCache
 from featurestore.service.contract import Busy, Limits, NoCounts, ServiceSettings, TooLarge
 from featurestore.service.embedder import Embedder
 from featurestore.service.lookup import HotAnswers, answer_of
@@ -262,6 +263,22 @@ def test_an_online_cache_that_cannot_be_used_stops_no_client(made, caplog):
     assert "cannot be written" in caplog.text
 
 
+@pytest.mark.parametrize("error", [MemoryError("none left"), sqlite3.DatabaseError("malformed")])
+def test_an_online_cache_that_fails_otherwise_stops_no_client_either(
+    made, caplog, monkeypatch, error
+):
+    def fails(self, recipe, found):
+        raise error
+
+    monkeypatch.setattr(OnlineCache, "put", fails)
+    found = run(
+        made,
+        lambda embedder: asyncio.wait_for(embedder.embed(recipe_of(made), new_images(3)), 10),
+    )
+    assert {each.origin for each in found} == {"computed"}
+    assert str(error) in caplog.text
+
+
 def test_a_set_committed_meanwhile_answers(made):
     contents = new_images(4)
     built = Built()
@@ -486,6 +503,7 @@ def test_a_client_that_has_gone_frees_its_place_and_what_was_computed_is_kept(ma
 
 def test_closing_finishes_what_was_accepted_and_takes_no_more(made):
     built = Built(pause_s=0.1)
+    others = set(threading.enumerate())  # of pools that other tests left behind
 
     async def scenario(embedder):
         recipe = recipe_of(made)
@@ -500,7 +518,7 @@ def test_closing_finishes_what_was_accepted_and_takes_no_more(made):
         return await accepted
 
     assert len(run(made, scenario, built)) == 20
-    alive = [thread.name for thread in threading.enumerate()]
+    alive = [thread.name for thread in set(threading.enumerate()) - others]
     assert not [name for name in alive if name.startswith(("compute", "decode", "keep", "build"))]
 
 
