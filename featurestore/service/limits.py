@@ -40,10 +40,11 @@ class Places:
 
 
 class Limited:
-    """Gives each request that sends something to compute on a place, once its body is here.
+    """Gives each request that sends something to compute on a place, from body to answer.
 
-    Not before: a client that takes its time to send would hold a place that others could use. When
-    all are taken on arrival, it is told before it sends.
+    Not before its body is here, nor once its answer begins: a client that takes its time to send or
+    to read would hold a place that others could use. When all are taken on arrival, it is told
+    before it sends.
     """
 
     def __init__(self, app: ASGIApp, *, limits: Limits) -> None:
@@ -66,19 +67,30 @@ class Limited:
             except Busy as busy:
                 await answer_of(busy)(scope, receive, send)
             return
-        taken = False
+        taken = answered = False
 
         async def receive_then_take() -> Message:
             nonlocal taken
             message = await receive()
             whole = message["type"] == "http.request" and not message.get("more_body", False)
-            if whole and not taken:
+            if whole and not taken and not answered:
                 places.take()
                 taken = True
             return message
 
-        try:
-            await self._app(scope, receive_then_take, send)
-        finally:
+        def give_back() -> None:
+            nonlocal taken
             if taken:
                 places.give_back()
+                taken = False
+
+        async def give_back_then_send(message: Message) -> None:
+            nonlocal answered
+            answered = True
+            give_back()
+            await send(message)
+
+        try:
+            await self._app(scope, receive_then_take, give_back_then_send)
+        finally:
+            give_back()

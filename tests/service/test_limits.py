@@ -297,6 +297,31 @@ def test_who_is_still_sending_holds_no_place():
     asyncio.run(story())
 
 
+def test_who_reads_slowly_holds_no_place():
+    async def story() -> None:
+        computing = Computing(1)
+        computing.go.set()
+        sending, read = asyncio.Event(), asyncio.Event()
+
+        async def receive():
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message):
+            sending.set()
+            await read.wait()
+
+        scope = {"type": "http", "method": "POST", "path": "/v1/embed", "headers": []}
+        slow = asyncio.create_task(computing.app(scope, receive, send))
+        await sending.wait()
+        assert (await computing.post())[0] == 200
+        read.set()
+        await slow
+        assert (await computing.post())[0] == 200
+        assert computing.app._places._free == 1
+
+    asyncio.run(story())
+
+
 @pytest.mark.parametrize("how", ["raises", "cancelled"])
 def test_a_request_that_fails_gives_its_place_back(how):
     async def story() -> None:
