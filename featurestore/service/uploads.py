@@ -226,7 +226,7 @@ class _Form:
             raise HTTPException(400, f"{_FORM} without a boundary")
         self._images: list[Upload] = []
         self._limits = limits
-        self._fields = 0
+        self._others = 0
         self._ended = False
         self._head = (bytearray(), bytearray())
         self._disposition = b""
@@ -291,9 +291,7 @@ class _Form:
         _, options = parse_options_header(self._disposition)
         found = options.get(b"filename")
         if found is None:
-            self._fields += 1
-            if self._fields > _FIELDS:
-                raise TooLarge(f"the form has more than {_FIELDS} fields beside its files")
+            self._count_other()
             self._content = None
             return
         self._name = found.decode("utf-8", "replace")[:_NAME_CHARACTERS]
@@ -309,13 +307,19 @@ class _Form:
         content = bytes(self._content)
         self._content = None
         if not self._name and not content:
-            return  # what a browser sends for a field in which no file was chosen
+            self._count_other()  # what a browser sends for a field in which no file was chosen
+            return
         if len(self._images) == self._limits.images:
             raise TooLarge(
                 f"the request has more than {self._limits.images} images",
                 next_step="send fewer images in a request",
             )
         self._images.append(Upload(self._name, content))
+
+    def _count_other(self) -> None:
+        self._others += 1
+        if self._others > _FIELDS:
+            raise TooLarge(f"the form has more than {_FIELDS} fields beside its files")
 
     def _all(self) -> None:
         self._ended = True

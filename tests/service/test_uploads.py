@@ -183,9 +183,10 @@ def test_more_images_than_the_limit_are_refused():
         read_form(form(*[part(b"x")] * 4))
 
 
-def test_more_fields_than_anybody_needs_are_refused():
+@pytest.mark.parametrize("disposition", ['form-data; name="f"', 'form-data; filename=""'])
+def test_more_fields_than_anybody_needs_are_refused(disposition):
     with pytest.raises(TooLarge, match="fields"):
-        read_form(form(*[part(b"", 'form-data; name="f"')] * 101))
+        read_form(form(*[part(b"", disposition)] * 101))
 
 
 def test_a_client_that_leaves_midway_is_told_apart():
