@@ -6,7 +6,9 @@ out a large set for minutes slows nobody. It says what it is at on its output, a
 
 from __future__ import annotations
 
+import collections
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -18,7 +20,7 @@ from typing import IO, Any
 import numpy as np
 
 from featurestore.catalogue import Record
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import FeatureStoreError, IntegrityError
 from featurestore.features import FeatureSet, open_record
 from featurestore.service.map_files import DRAFT, POINTS, VECTORS, read_array, write_array
 from featurestore.service.projection import (
@@ -33,8 +35,12 @@ from featurestore.service.projection import (
 Said = Mapping[str, Any]
 """``{"step", "done"}``, ``{"written": name}``, or ``{"failed": reason}`` as the last."""
 
+_log = logging.getLogger("featurestore.service")
+
 _BLOCK_ROWS = 256
 _NICENESS = 10
+_TAIL_LINES, _LINE_CHARACTERS = 30, 1000
+_MOST_NAMED = 5
 _CHILD = (
     "import json, sys; request = json.loads(sys.stdin.readline()); sys.path[:] = request['path'];"
     "from featurestore.service.map_worker import serve; serve(request, sys.stdin, sys.stdout)"
@@ -51,7 +57,7 @@ def make_map(
     Raises
     ------
     IntegrityError
-        The feature set's store is missing or damaged.
+        The feature set's store is missing or damaged, or a row in it is not finite.
     OSError
         The folder cannot be written.
     """
@@ -85,8 +91,9 @@ def make_map_apart(record: Record, folder: Path, layout: Layout) -> subprocess.P
         [sys.executable, "-c", _CHILD],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
     )
     assert child.stdin is not None
     try:
@@ -98,16 +105,31 @@ def make_map_apart(record: Record, folder: Path, layout: Layout) -> subprocess.P
 
 
 def read_said(child: subprocess.Popen[str]) -> Iterator[Said]:
-    """Yield what a child says until it ends; last of all why, where it has failed."""
+    """Yield what a child says until it ends; last of all why, where it has failed.
+
+    Where its code is not 0, the end of what it wrote to its error output is logged.
+    """
     assert child.stdout is not None
+    complaints: collections.deque[str] = collections.deque(maxlen=_TAIL_LINES)
+    # A thread of its own reads them: a full pipe would halt the child.
+    reader = threading.Thread(target=_collect, args=[child.stderr, complaints], daemon=True)
+    reader.start()
     failed = False
     for line in child.stdout:
         said = json.loads(line)
         failed = failed or "failed" in said
         yield said
     code = child.wait()
+    reader.join()
+    if code != 0:
+        _log.warning("a map's process ended with code %d: %s", code, "".join(complaints).strip())
     if code != 0 and not failed:
         yield {"failed": f"the process that makes the map ended with code {code}"}
+
+
+def _collect(stream: IO[str] | None, complaints: collections.deque[str]) -> None:
+    if stream is not None:
+        complaints.extend(iter(lambda: stream.readline(_LINE_CHARACTERS), ""))
 
 
 def serve(request: Mapping[str, Any], given: IO[str], output: IO[str]) -> None:
@@ -152,4 +174,14 @@ def _vectors(features: FeatureSet, tell: Progress) -> Iterator[np.ndarray]:
             tell("reading", done / total)
             block = split.read(start, min(start + _BLOCK_ROWS, len(split)))
             done += len(block)
-            yield unit_vectors(block)
+            with np.errstate(invalid="ignore", over="ignore"):  # it is told below
+                vectors = unit_vectors(block)
+            wrong = start + np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+            if len(wrong):
+                more = ", …" if len(wrong) > _MOST_NAMED else ""
+                raise IntegrityError(
+                    f"features of split {name} are not finite numbers, in rows "
+                    f"{', '.join(map(str, wrong[:_MOST_NAMED]))}{more}",
+                    next_step="embed the dataset again",
+                )
+            yield vectors

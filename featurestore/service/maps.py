@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import subprocess
 import tempfile
 import threading
@@ -24,6 +25,8 @@ from featurestore.service.map_files import DRAFT, POINTS, VECTORS, map_folder, r
 from featurestore.service.map_rows import MapRows
 from featurestore.service.map_worker import make_map_apart, read_said
 from featurestore.service.projection import Layout
+
+_log = logging.getLogger("featurestore.service")
 
 _HELD = 4
 _SEARCHES = 2
@@ -215,8 +218,14 @@ class Maps:
             held.queued, held.progress = True, Progress("waiting")
             self._queue.append(held)
             if self._maker is None:
-                self._maker = threading.Thread(target=self._make_all, name="maps", daemon=True)
-                self._maker.start()
+                maker = threading.Thread(target=self._make_all, name="maps", daemon=True)
+                try:
+                    maker.start()
+                except RuntimeError as error:  # no thread is to be had
+                    self._queue.remove(held)
+                    self._fail(held, f"no thread can be started for it: {error}")
+                else:
+                    self._maker = maker
 
     def _make_all(self) -> None:
         while True:
@@ -225,18 +234,26 @@ class Maps:
                     self._maker = None
                     return
                 held = self._queue.popleft()
-                try:
-                    self._child = child = self._make(held.record, held.folder, self.layout)
-                except OSError as error:
-                    self._fail(held, f"no process can be started for it: {error.strerror}")
-                    continue
             try:
-                self._follow(held, child)
+                self._make_one(held)
+            # The thread serves every map: none may end it.
+            except Exception as error:
+                _log.exception("the map of %s was not made", held.record.name)
+                self._fail(held, f"{type(error).__name__}, of which the log has more")
             finally:
                 with self._lock:
                     self._child = None
 
-    def _follow(self, held: _Map, child: subprocess.Popen[str]) -> None:
+    def _make_one(self, held: _Map) -> None:
+        try:
+            with self._lock:
+                if self._closed:
+                    held.queued = False
+                    return
+                self._child = child = self._make(held.record, held.folder, self.layout)
+        except OSError as error:
+            self._fail(held, f"no process can be started for it: {error.strerror}")
+            return
         try:
             with child:
                 for said in read_said(child):
@@ -249,10 +266,9 @@ class Maps:
         except (OSError, ValueError) as error:  # a killed child's last line may be torn
             self._fail(held, f"the process that makes the map was stopped: {error}")
         if {VECTORS, POINTS} <= held.arrays.keys():
-            held.progress = READY
+            held.progress, held.queued = READY, False
         elif held.progress.step != "failed":
             self._fail(held, "the process that makes the map ended before it was whole")
-        held.queued = False
 
     def _take(self, held: _Map, name: str) -> None:
         found = read_array(held.folder, name)
@@ -260,8 +276,5 @@ class Maps:
             held.arrays[name] = found
 
     def _fail(self, held: _Map, reason: str) -> None:
-        held.progress, held.failed_at, held.queued = (
-            Progress("failed", reason=reason),
-            self._clock(),
-            False,
-        )
+        held.failed_at = self._clock()
+        held.progress, held.queued = Progress("failed", reason=reason), False

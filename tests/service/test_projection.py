@@ -3,14 +3,16 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
+import threading
 import time
+import types
 
 import numpy as np
 import pytest
 
 from featurestore.catalogue import MAPS, Catalogue
 from featurestore.collect import find_garbage, remove_garbage
+from featurestore.errors import IntegrityError
 from featurestore.service.map_files import (
     DRAFT,
     POINTS,
@@ -33,7 +35,17 @@ from featurestore.service.projection import (
 from featurestore.testing.embedding import TinyEmbedder
 from featurestore.testing.images import write_image_folder
 
-QUICK = Layout(iterations=350, perplexity=5)
+QUICK = Layout(iterations=250, perplexity=5)
+SETTLED = Layout(iterations=350, perplexity=5)  # after 250, clusters are let go of
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As in the process that makes maps: several, on small arrays, wait for each other."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):
+        yield
 
 
 def silent(step, done):
@@ -76,6 +88,18 @@ def until_ready(maps, record, *, seconds=60):
     return steps
 
 
+def until_failed(maps, record):
+    ends = time.monotonic() + 30
+    while (found := maps.look(record)).step != "failed":
+        assert time.monotonic() < ends
+        time.sleep(0.002)
+    return found.reason
+
+
+def no_thread(thread):
+    raise RuntimeError("no thread to be had")
+
+
 class TestVectors:
     def test_are_means_over_space_at_length_1(self):
         rows = np.random.default_rng(0).random((5, 3, 4, 7)).astype(np.float16)
@@ -97,12 +121,12 @@ class TestVectors:
 
 class TestComponents:
     def test_are_those_of_the_whole_matrix(self):
-        vectors, _ = blobs(5000, columns=80)
+        vectors, _ = blobs(2500, columns=64)
         z = vectors.astype(np.float64)
         z = (z - z.mean(axis=0)) / z.std(axis=0)
         expected = np.linalg.svd(z, full_matrices=False)[1]
         found = principal_scores(vectors, tell=silent)
-        assert found.shape == (5000, 50)
+        assert found.shape == (2500, 50)
         np.testing.assert_allclose(
             np.linalg.norm(found[:, :3].astype(np.float64), axis=0), expected[:3], rtol=1e-3
         )
@@ -125,18 +149,26 @@ class TestComponents:
         assert np.abs(points).max() <= 1.0001
 
 
+@pytest.fixture(scope="module")
+def laid_out():
+    """Blobs with their points, and how far their layout said it was."""
+    vectors, labels = blobs(90)
+    scores = principal_scores(vectors, tell=silent)
+    told = []
+    points = neighbour_points(scores, SETTLED, tell=lambda step, done: told.append(done))
+    return types.SimpleNamespace(labels=labels, scores=scores, points=points, told=told)
+
+
 class TestLayout:
-    def test_keeps_blobs_apart(self):
-        vectors, labels = blobs()
-        points = neighbour_points(principal_scores(vectors, tell=silent), QUICK, tell=silent)
+    def test_keeps_blobs_apart(self, laid_out):
+        points, labels = laid_out.points, laid_out.labels
         distances = np.linalg.norm(points[:, None] - points[None], axis=2)
         np.fill_diagonal(distances, np.inf)
         assert (labels[distances.argmin(axis=1)] == labels).mean() == 1.0
 
-    def test_is_the_same_again(self):
-        scores = principal_scores(blobs()[0], tell=silent)
-        first = neighbour_points(scores, QUICK, tell=silent)
-        np.testing.assert_array_equal(first, neighbour_points(scores, QUICK, tell=silent))
+    def test_is_the_same_again(self, laid_out):
+        again = neighbour_points(laid_out.scores, SETTLED, tell=silent)
+        np.testing.assert_array_equal(laid_out.points, again)
 
     def test_places_other_rows_among_their_neighbours(self):
         vectors, labels = blobs(600)
@@ -152,13 +184,8 @@ class TestLayout:
         nearest = np.linalg.norm(points[:, None] - centres[None], axis=2).argmin(axis=1)
         assert (nearest == labels).mean() > 0.98
 
-    def test_tells_how_far_it_is(self):
-        told = []
-        neighbour_points(
-            principal_scores(blobs()[0], tell=silent),
-            QUICK,
-            tell=lambda step, done: told.append(done),
-        )
+    def test_tells_how_far_it_is(self, laid_out):
+        told = laid_out.told
         assert told == sorted(told)
         assert told[-1] == 1.0
         assert len(told) >= 5
@@ -170,9 +197,8 @@ class TestLayout:
         assert points.shape == (rows, 2)
         assert np.isfinite(points).all()
 
-    def test_fills_its_frame(self):
-        points = neighbour_points(principal_scores(blobs()[0], tell=silent), QUICK, tell=silent)
-        assert np.abs(points).max() == pytest.approx(1, abs=1e-5)
+    def test_fills_its_frame(self, laid_out):
+        assert np.abs(laid_out.points).max() == pytest.approx(1, abs=1e-5)
 
 
 def test_a_place_lies_among_the_points_that_are_near():
@@ -225,11 +251,20 @@ class TestMaking:
         make_map(record, folder, layout=QUICK, tell=silent, written=lambda name: None)
         np.testing.assert_array_equal(read_array(folder, POINTS), points)
 
-    def test_apart_gives_the_same_bytes(self, larger, tmp_path):
-        from threadpoolctl import threadpool_limits
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_refuses_rows_that_are_not_finite(self, record, tmp_path, value, monkeypatch):
+        def with_one(block):
+            block = block.copy()
+            block[2, ..., 0] = value
+            return unit_vectors(block)
 
-        with threadpool_limits(1):
-            make_map(larger, tmp_path / "here", layout=QUICK, tell=silent, written=str)
+        monkeypatch.setattr("featurestore.service.map_worker.unit_vectors", with_one)
+        with pytest.raises(IntegrityError, match=r"split train .* rows 2\n"):
+            make_map(record, tmp_path / "map", layout=QUICK, tell=silent, written=str)
+        assert read_array(tmp_path / "map", VECTORS) is None
+
+    def test_apart_gives_the_same_bytes(self, larger, tmp_path):
+        make_map(larger, tmp_path / "here", layout=QUICK, tell=silent, written=str)
         child = make_map_apart(larger, tmp_path / "apart", QUICK)
         with child:
             said = list(read_said(child))
@@ -289,34 +324,52 @@ class TestMaps:
         now = [0.0]
 
         def make(record, folder, layout):
-            lines = json.dumps({"failed": "no room"})
-            return subprocess.Popen(
-                [sys.executable, "-c", f"print({lines!r})"], stdout=subprocess.PIPE, text=True
-            )
+            line = json.dumps({"failed": "no room"})
+            return subprocess.Popen(["echo", line], stdout=subprocess.PIPE, text=True)
 
         maps = Maps(tmp_path / "cache", make=make, clock=lambda: now[0])
-        ends = time.monotonic() + 30
-        while (found := maps.look(record)).step != "failed":
-            assert time.monotonic() < ends
-            time.sleep(0.002)
-        assert found.reason == "no room"
+        assert until_failed(maps, record) == "no room"
         assert maps.look(record).step == "failed"
         now[0] = 61.0
         assert maps.look(record).step != "failed"
         maps.close()
 
-    def test_say_that_the_process_crashed(self, record, tmp_path):
+    def test_say_that_the_process_crashed(self, record, tmp_path, caplog):
         def make(record, folder, layout):
             return subprocess.Popen(
-                [sys.executable, "-c", "import os; os._exit(3)"], stdout=subprocess.PIPE, text=True
+                ["sh", "-c", "echo it went wrong >&2; exit 3"],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
             )
 
         maps = Maps(tmp_path / "cache", make=make)
-        ends = time.monotonic() + 30
-        while (found := maps.look(record)).step != "failed":
-            assert time.monotonic() < ends
-            time.sleep(0.002)
-        assert "code 3" in found.reason
+        assert "code 3" in until_failed(maps, record)
+        assert "it went wrong" in caplog.text
+        maps.close()
+
+    def test_that_cannot_be_begun_stop_no_other(self, record, monkeypatch):
+        now = [0.0]
+        broken = [ValueError("no such thing"), "[1]", "no JSON"]
+
+        def make(*given):
+            if not broken:
+                return make_map_apart(*given)
+            if isinstance(found := broken.pop(0), Exception):
+                raise found
+            return subprocess.Popen(["echo", found], stdout=subprocess.PIPE, text=True)
+
+        maps = Maps(record.path.parent.parent, layout=QUICK, make=make, clock=lambda: now[0])
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", no_thread)
+            assert "no thread to be had" in maps.look(record).reason
+        reasons = []
+        while broken:
+            now[0] += 61
+            reasons.append(until_failed(maps, record))
+        assert ["ValueError" in reasons[0], "TypeError" in reasons[1]] == [True, True]
+        now[0] += 61
+        until_ready(maps, record)
         maps.close()
 
     def test_are_kept_aside_where_there_is_no_room_for_them(self, record):
