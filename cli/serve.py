@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from featurestore.errors import MissingDependency
+from featurestore.errors import MissingDependency, NotFound
 from featurestore_cli.options import BytesType, cache_option
 from featurestore_cli.output import say
 from featurestore_cli.token_option import read_token, token_option
@@ -110,6 +110,10 @@ def serve(
             f"fs serve needs {error.name}", next_step="pip install 'featurestore[service]'"
         ) from error
 
+    if not cache.is_dir():
+        raise NotFound(
+            f"no cache {cache}", next_step="name one by --cache, or fs embed DATASET makes it"
+        )
     token = read_token(token_file)
     address = Address(host=host, port=port)
     if token is None and not address.is_loopback:

@@ -110,6 +110,12 @@ class TooLarge(FeatureStoreError):  # noqa: N818
     exit_code = 3
 
 
+class Unavailable(FeatureStoreError):  # noqa: N818
+    """The cache is not there now; it may come again, as a disk that is mounted does."""
+
+    exit_code = 4
+
+
 class Gone(NotFound):
     """A piece of a store that is no longer there, asked for by who has read what the store holds.
 
@@ -203,7 +209,10 @@ class EmbedsImages(Protocol):
 
 
 class FindsSets(Protocol):
-    """The catalogue as it is now; asking often costs little. Any thread may ask."""
+    """The catalogue as it is now; asking often costs little. Any thread may ask.
+
+    All raise `Unavailable` while there is no folder where the cache was.
+    """
 
     def current(self) -> Sequence[Record]:
         """Return the newest version of each name, once per store format, by name."""

@@ -22,6 +22,7 @@ from featurestore.errors import (
     NotFound,
 )
 from featurestore.names import nfc
+from featurestore.service.contract import Unavailable
 from featurestore.service.summaries import require_showable, require_showable_run
 from featurestore.stores import SUFFIXES
 from featurestore.training.runs import RECORD_NAME, Run, choose_run, load_run
@@ -252,7 +253,14 @@ class _Runs:
         return found
 
 
+def _require_cache(cache: Path) -> None:
+    """Raise Unavailable where no cache is: one whose disk went away holds not nothing."""
+    if not cache.is_dir():
+        raise Unavailable(f"cache {cache} is gone")
+
+
 def _read_sets(cache: Path, old: _Sets | None) -> _Sets:
+    _require_cache(cache)
     Catalogue(cache).check_version()
     signatures = dict(_set_signatures(cache))
     if old is not None and old.read.is_as(signatures):
@@ -273,6 +281,7 @@ def _set_signatures(cache: Path) -> Iterator[tuple[Path, Signature | None]]:
 
 
 def _read_runs(cache: Path, old: _Runs | None) -> _Runs:
+    _require_cache(cache)
     signatures = {
         folder: file_signature(folder / RECORD_NAME) for folder in _subfolders(cache / RUNS)
     }

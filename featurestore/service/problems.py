@@ -20,7 +20,7 @@ from featurestore.errors import (
     MissingDependency,
     NotFound,
 )
-from featurestore.service.contract import Busy, Gone, TooLarge
+from featurestore.service.contract import Busy, Gone, TooLarge, Unavailable
 
 MEDIA_TYPE = "application/problem+json"
 _STATUSES: tuple[tuple[type[FeatureStoreError], int], ...] = (
@@ -31,6 +31,7 @@ _STATUSES: tuple[tuple[type[FeatureStoreError], int], ...] = (
     (InvalidInput, 422),
     (Conflict, 409),
     (MissingDependency, 501),
+    (Unavailable, 503),
 )
 _SHOWN = 10
 _METHODS = ("DELETE", "GET", "OPTIONS", "PATCH", "POST", "PUT")

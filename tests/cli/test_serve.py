@@ -167,6 +167,13 @@ def test_one_image_takes_a_decoder_no_2_gib_by_default():
     assert memory_for(pixels) < 2 * 2**30
 
 
+def test_a_cache_that_does_not_exist_is_refused(tmp_path, capsys):
+    assert run(["serve", "--cache", str(tmp_path / "typo"), "--port", "0"]) == 4
+    said = capsys.readouterr().err
+    assert "typo" in said and "fs embed" in said
+    assert not (tmp_path / "typo").exists()
+
+
 def test_another_address_needs_a_token(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("FS_TOKEN", raising=False)
     assert run(["serve", "--cache", str(tmp_path), "--host", "0.0.0.0"]) == 2

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from fastapi.testclient import TestClient
 
 from featurestore.service.app import create_app
 from featurestore.service.contract import ServiceSettings
+from featurestore.service.live_catalogue import FRESH_S
 
 
 @pytest.fixture
 def client(tmp_path):
-    with TestClient(create_app(ServiceSettings(cache=tmp_path / "cache"))) as client:
+    with TestClient(create_app(ServiceSettings(cache=tmp_path))) as client:
         yield client
 
 
@@ -19,6 +22,15 @@ def test_a_service_of_a_new_cache_is_alive_and_ready(client):
     assert client.get("/healthz").text == "alive\n"
     assert client.get("/readyz").text == "ready\n"
     assert client.head("/healthz").status_code == 200
+
+
+def test_a_service_whose_cache_is_gone_is_not_ready_and_lists_nothing(client, tmp_path):
+    tmp_path.rename(tmp_path.with_name("away"))
+    time.sleep(FRESH_S)
+    assert client.get("/healthz").status_code == 200
+    for path in ("/readyz", "/v1/feature-sets", "/v1/runs", "/"):
+        answer = client.get(path)
+        assert answer.status_code == 503, path
 
 
 def test_a_service_that_is_stopping_is_alive_and_not_ready(client):

@@ -16,6 +16,7 @@ from featurestore.catalogue import Catalogue, record_path
 from featurestore.embedding.commit import remove_store
 from featurestore.errors import Conflict, IntegrityError, InvalidInput, NotFound
 from featurestore.recipe import Views
+from featurestore.service.contract import Unavailable
 from featurestore.service.live_catalogue import FRESH_S, LiveCatalogue
 from featurestore.state import CACHE_MARKER
 from featurestore.testing.rows import RECIPE
@@ -42,7 +43,9 @@ def clock():
 
 @pytest.fixture
 def cache(tmp_path):
-    return tmp_path / "cache"
+    path = tmp_path / "cache"
+    path.mkdir()
+    return path
 
 
 @pytest.fixture
@@ -63,7 +66,7 @@ def reads(monkeypatch):
     return read
 
 
-def test_a_cache_that_does_not_exist_yet_is_empty(live, cache, clock):
+def test_an_empty_cache_is_empty(live, cache, clock):
     assert list(live.current()) == list(live.records()) == list(live.runs()) == []
     assert list(live.problems()) == list(live.run_problems()) == []
     with pytest.raises(NotFound):
@@ -72,9 +75,23 @@ def test_a_cache_that_does_not_exist_yet_is_empty(live, cache, clock):
         live.of_recipe("vgg16")
     with pytest.raises(NotFound):
         live.run("logistic")
-    assert not cache.exists()
     record = commit_rows(cache, few_rows())
     clock.pass_by()
+    assert list(live.current()) == [record]
+
+
+def test_a_cache_that_is_gone_is_not_empty(live, cache, clock):
+    record = commit_rows(cache, few_rows())
+    assert list(live.current()) == [record]
+    away = cache.rename(cache.with_name("away"))
+    clock.pass_by()
+    for ask in (live.current, live.records, live.problems, live.runs, live.run_problems):
+        with pytest.raises(Unavailable, match="gone"):
+            ask()
+    for find in (live.find, live.of_recipe, live.run):
+        with pytest.raises(Unavailable):
+            find("nothing")
+    away.rename(cache)
     assert list(live.current()) == [record]
 
 
