@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -122,6 +123,8 @@ def prepare(photographs: Path, weights: Path, folder: Path, *, images: int, tria
             choose=lambda settings: _Replayed(record, rows),
         )
     keep_online(cache, record.recipe, online, rows)
+    if hasattr(os, "sync"):  # else what was written here is still being written while others sync
+        os.sync()
     return Scratch(
         cache=cache,
         recipe=record.recipe,
