@@ -10,7 +10,7 @@ import numpy as np
 
 from featurestore.errors import InvalidInput
 from featurestore.names import printable
-from featurestore.remote.connection import Ask, Connection, Reply, TooLarge, quoted
+from featurestore.remote.connection import Ask, Connection, Reply, TooLarge, Unusable, quoted
 from featurestore.remote.images import NPY, Source, form, parse_npy
 from featurestore.stores.contract import FEATURE_DTYPES
 
@@ -103,7 +103,7 @@ def embed_batch(
         raise InvalidInput(
             f"{printable(images[0].name)}: {error.message}", next_step=error.next_step
         ) from error
-    except InvalidInput:
+    except Unusable:
         # Perhaps for an image that cannot be read. Numbers as JSON are several times as long, but
         # tell image by image; and what could be computed is known there by now.
         found = _readable(images, connection, recipe=recipe)

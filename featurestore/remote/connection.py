@@ -47,6 +47,10 @@ class TooLarge(InvalidInput):
     """What was sent is more than the service takes: send less in a request."""
 
 
+class Unusable(InvalidInput):
+    """The service has read what was sent, and cannot work with it."""
+
+
 class Changed(Conflict):
     """What lies at a path is another file than it was: begin again."""
 
@@ -61,6 +65,7 @@ _KINDS: Mapping[int, type[FeatureStoreError]] = {
     409: Conflict,
     410: NotFound,
     413: TooLarge,
+    422: Unusable,
     429: Conflict,
     501: MissingDependency,
 }
@@ -218,7 +223,7 @@ class Connection:
             The service has no such thing.
         InvalidInput
             It refuses the request or the token, or is no featurestore service. As `TooLarge`, what
-            was sent is more than it takes.
+            was sent is more than it takes; as `Unusable`, it cannot work with that.
         Conflict
             It has too much to do, for longer than we wait, or something stands in the way there.
         MissingDependency

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 
@@ -244,6 +245,16 @@ def test_what_is_no_answer_is_told(body):
         ):
             with pytest.raises(InvalidInput, match="no featurestore service"):
                 ask()
+
+
+@pytest.mark.parametrize(("status", "times"), [(401, 1), (400, 1), (422, 2)])
+def test_only_what_may_be_an_image_is_asked_about_again(status, times):
+    body = json.dumps({"status": status, "detail": "it says why"}).encode()
+    answer = Scripted(status, body, {"Content-Type": "application/problem+json"})
+    with scripted(lambda asked: answer) as server, fs.connect(server.url) as there:
+        with pytest.raises(InvalidInput, match="it says why"):
+            there.embed([fresh(0)], recipe="photos")
+        assert len(server.asked) == times
 
 
 def test_rows_of_other_shapes_than_one_recipe_gives_are_refused(monkeypatch):
