@@ -8,20 +8,28 @@ from pathlib import Path
 from featurestore.catalogue import Catalogue, Record
 from featurestore.remote.catalogue import RemoteSet, list_problems, list_sets
 from featurestore_cli.connecting import connect
-from featurestore_cli.output import bytes_text, print_json, print_table, say
+from featurestore_cli.output import bytes_text, print_json, print_table, say, say_error
 
 _HERE, _OTHER_VERSION, _NOT_HERE = "yes", "another version", "-"
 
 
-def list_remote(url: str, *, token_file: Path | None, cache: Path, as_json: bool) -> None:
-    """Print the feature sets of a service, newest version of each name."""
+def list_remote(url: str, *, token_file: Path | None, cache: Path, as_json: bool) -> int:
+    """Print the feature sets of a service, newest version of each name, and return the exit code.
+
+    It is that of `fs ls`: a record of the cache that cannot be read may be of one of them.
+    """
     with connect(url, token_file=token_file) as connection:
         found = list_sets(connection)
         problems = list_problems(connection)
-    records = Catalogue(cache).records()
+    catalogue = Catalogue(cache)
+    records = catalogue.records()
+    damaged = catalogue.problems()
     here = [_here(each, records) for each in found]
     if as_json:
-        entries = [_fields(each, at) for each, at in zip(found, here, strict=True)]
+        entries = [
+            _fields(each, at) | {"here_as": _formats(each, records)}
+            for each, at in zip(found, here, strict=True)
+        ]
         print_json({"url": connection.url, "feature_sets": entries})
     elif found:
         _print(found, here)
@@ -29,16 +37,24 @@ def list_remote(url: str, *, token_file: Path | None, cache: Path, as_json: bool
         say(f"no feature set at {connection.url}")
     for problem in problems:
         say(f"{connection.url} cannot read one: {problem}")
+    for problem in damaged:
+        say_error(problem)
+    return min((problem.exit_code for problem in damaged), default=0)
 
 
 def _here(remote: RemoteSet, records: Sequence[Record]) -> str:
-    held = [each for each in records if each.name == remote.name]
-    formats = [each.store_format for each in held if each.fingerprint == remote.fingerprint]
+    formats = _formats(remote, records)
     if remote.store_format in formats:
         return _HERE
     if formats:
         return f"as {formats[0]}"
-    return _OTHER_VERSION if held else _NOT_HERE
+    return _OTHER_VERSION if any(each.name == remote.name for each in records) else _NOT_HERE
+
+
+def _formats(remote: RemoteSet, records: Sequence[Record]) -> list[str]:
+    """Return the store formats that this version of a set has in the cache."""
+    key = remote.name, remote.fingerprint
+    return sorted(each.store_format for each in records if (each.name, each.fingerprint) == key)
 
 
 def _fields(remote: RemoteSet, here: str) -> dict[str, object]:

@@ -70,8 +70,7 @@ def ls(
             raise click.UsageError("--all: a service lists the newest version of each name")
         from featurestore_cli.remote_sets import list_remote
 
-        list_remote(remote, token_file=token_file, cache=cache, as_json=as_json)
-        return 0
+        return list_remote(remote, token_file=token_file, cache=cache, as_json=as_json)
     if token_file is not None:
         raise click.UsageError("--token-file: it is for --remote URL, which is not given")
     catalogue = Catalogue(cache)

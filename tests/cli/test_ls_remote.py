@@ -68,6 +68,17 @@ def test_the_table_says_what_is_here(ls, box, tmp_path, capsys):
     assert here[clean, "hdf5"].endswith("  as zarr")
     (other,) = (text for (name, _), text in here.items() if name != clean)
     assert other.endswith("  -")
+    _, out, _ = ls("--json")
+    formats = {
+        (each["name"], each["store"]): each["here_as"] for each in json.loads(out)["feature_sets"]
+    }
+    assert formats.pop((clean, "zarr")) == formats.pop((clean, "hdf5")) == ["zarr"]
+    assert [*formats.values()] == [[]]
+    (record,) = Catalogue(tmp_path / "laptop").records()
+    record.path.write_text("{")
+    for arguments in ([], ["--json"]):
+        code, out, err = ls(*arguments)
+        assert code == 5 and out and record.path.name in err
 
 
 def test_another_version_here_is_told(ls, box, tmp_path):
