@@ -11,6 +11,7 @@ from featurestore.catalogue import Record, record_path
 from featurestore.embedding.commit import store_path
 from featurestore.errors import IntegrityError, NotFound
 from featurestore.remote.connection import Connection, quoted
+from featurestore.remote.paging import list_all
 from featurestore.remote.records import ListedFile, check_set_name, parse_checksums, parse_record
 from featurestore.stores import STORE_FORMATS, SUFFIXES
 
@@ -18,7 +19,7 @@ LONGEST_LIST = 1 << 28
 """Bytes of a record or checksum list: of more than a million files, or quarantined images."""
 
 _SETS = "feature-sets"
-_PAGE = 500
+_MOST = 2**63
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,17 +78,9 @@ def list_sets(connection: Connection) -> list[RemoteSet]:
     NotFound, InvalidInput, Conflict, Unreachable
         As `Connection.ask`.
     """
-    found: list[RemoteSet] = []
-    while True:
-        path = quoted("v1", _SETS)
-        query = {"offset": str(len(found)), "limit": str(_PAGE)}
-        answer = connection.get_json(path, query=query)
-        entries = answer.get("feature_sets")
-        if not isinstance(entries, list):
-            raise connection.no_service(f"{path} lists no feature sets")
-        found += [_entry(each, subject=connection.url + path) for each in entries]
-        if len(entries) < _PAGE:
-            return found
+    path = quoted("v1", _SETS)
+    entries = list_all(connection, path, of="feature_sets")
+    return [_entry(each, subject=connection.url + path) for each in entries]
 
 
 def list_problems(connection: Connection) -> list[str]:
@@ -183,11 +176,11 @@ def _entry(fields: Any, *, subject: str) -> RemoteSet:
             name=_typed(fields["name"], str),
             fingerprint=_typed(fields["fingerprint"], str),
             store_format=_typed(fields["store_format"], str),
-            rows={_typed(key, str): _typed(n, int) for key, n in fields["rows"].items()},
-            views=_typed(fields["views"], int),
-            feature_shape=tuple(_typed(axis, int) for axis in fields["feature_shape"]),
-            quarantined=_typed(fields["quarantined"], int),
-            stored_bytes=_typed(fields["stored_bytes"], int),
+            rows={_typed(key, str): _count(n) for key, n in fields["rows"].items()},
+            views=_count(fields["views"]),
+            feature_shape=tuple(_count(axis) for axis in fields["feature_shape"]),
+            quarantined=_count(fields["quarantined"]),
+            stored_bytes=_count(fields["stored_bytes"]),
             committed_at=_typed(fields["committed_at"], str),
         )
         check_set_name(found.name)
@@ -212,3 +205,10 @@ def _typed(value: Any, kind: type) -> Any:
     if not isinstance(value, kind) or isinstance(value, bool):
         raise TypeError(f"expected {kind.__name__}, found {value!r}")
     return value
+
+
+def _count(value: Any) -> int:
+    found: int = _typed(value, int)
+    if not 0 <= found < _MOST:
+        raise ValueError(f"expected a number from 0 to {_MOST - 1}")
+    return found

@@ -16,13 +16,13 @@ from featurestore.remote.catalogue import RemoteSet, list_sets
 from featurestore.remote.computing import Embedded, Predictions, embed_batch, predict_batch
 from featurestore.remote.connection import Connection, TooLarge, quoted
 from featurestore.remote.images import Image, Source, cut, sources
+from featurestore.remote.paging import list_all
 from featurestore.remote.pull import PullResult, PullSettings, pull_set
 from featurestore.remote.remote_features import Reading, RemoteFeatureSet, open_remote
 from featurestore.remote.remote_store import KEPT_BYTES
 
 # One is on its way while another is computed; more would wait in the service's queue.
 _REQUESTS_AT_ONCE = 4
-_PAGE = 500
 
 _Answer = TypeVar("_Answer")
 
@@ -113,16 +113,7 @@ class RemoteCache:
 
     def runs(self) -> list[dict[str, Any]]:
         """Return what the service tells of each run, newest first."""
-        path = quoted("v1", "runs")
-        found: list[dict[str, Any]] = []
-        while True:
-            query = {"offset": str(len(found)), "limit": str(_PAGE)}
-            page = self._connection.get_json(path, query=query).get("runs")
-            if not isinstance(page, list):
-                raise self._connection.no_service(f"{path} lists no runs")
-            found += page
-            if len(page) < _PAGE:
-                return found
+        return list_all(self._connection, quoted("v1", "runs"), of="runs")
 
     def run(self, wanted: str) -> dict[str, Any]:
         """Return the record of one run, by its id or a unique start of it.

@@ -15,6 +15,7 @@ from featurestore.embedding.refusals import storage_errors
 from featurestore.errors import Conflict, IntegrityError, NotFound
 from featurestore.locks import hold
 from featurestore.remote.connection import Connection, quoted
+from featurestore.remote.paging import list_all
 from featurestore.remote.pull import PullSettings
 from featurestore.remote.transfer import Allowance, Transfer, add_copy, whole_files
 from featurestore.stores import durable
@@ -26,7 +27,6 @@ RUN_STAGING = "run"
 _LONGEST_RECORD = 1 << 26
 _LARGEST_FILES = 1 << 34  # a record does not say how large a run's files are
 _ID = re.compile(r"[\w-][\w.-]{0,199}")
-_PAGE = 500
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,16 +61,9 @@ def find_run_id(connection: Connection, wanted: str) -> str:
 
 def run_ids_on(connection: Connection, fingerprint: str) -> list[str]:
     """Return the ids of the runs of a service that were trained on a feature set, newest first."""
-    found: list[str] = []
     path = quoted("v1", RUNS)
-    while True:
-        query = {"on": fingerprint, "offset": str(len(found)), "limit": str(_PAGE)}
-        entries = connection.get_json(path, query=query).get("runs")
-        if not isinstance(entries, list):
-            raise connection.no_service(f"{path} lists no runs")
-        found += [_id_of(each, subject=connection.url + path) for each in entries]
-        if len(entries) < _PAGE:
-            return found
+    entries = list_all(connection, path, of="runs", query={"on": fingerprint})
+    return [_id_of(each, subject=connection.url + path) for each in entries]
 
 
 def pull_run(

@@ -8,11 +8,13 @@ import pytest
 
 from featurestore.catalogue import Record, set_fingerprint
 from featurestore.digests import sha256_hex
-from featurestore.errors import Conflict, IntegrityError
+from featurestore.errors import Conflict, IntegrityError, InvalidInput
 from featurestore.recipe import Recipe
+from featurestore.remote import paging
 from featurestore.remote.catalogue import find_set, list_sets
 from featurestore.remote.connection import Connection
 from featurestore.remote.pull_plan import plan_pull
+from featurestore.remote.pull_run import run_ids_on
 from featurestore.remote.records import ListedFile, parse_checksums, parse_record
 from featurestore.testing.embedding import TinyChoice
 
@@ -305,6 +307,8 @@ def test_a_service_that_lists_more_than_we_know_is_understood():
         {"rows": [1]},
         {"rows": {"train": "2"}},
         {"stored_bytes": True},
+        {"stored_bytes": 2**63},
+        {"quarantined": -1},
         {"feature_shape": None},
     ],
     ids=str,
@@ -314,3 +318,15 @@ def test_a_service_that_lists_nonsense_is_not(fields):
         list_sets(Answers({"feature_sets": [GOOD | fields]}))
     with pytest.raises(IntegrityError, match="what is no feature set"):
         find_set(Answers(GOOD | fields), "photos")
+
+
+@pytest.mark.parametrize("moving", [True, False])
+def test_a_list_without_end_is_given_up(monkeypatch, moving):
+    monkeypatch.setattr(paging, "_MOST_PAGES", 3)
+    pages = [{"runs": [{"id": f"{page * moving}-{at}"} for at in range(500)]} for page in range(9)]
+    for listed in (
+        lambda there: run_ids_on(there, "0" * 64),
+        lambda there: paging.list_all(there, "/v1/runs", of="runs"),
+    ):
+        with pytest.raises(InvalidInput, match="without end" if moving else "the same on every"):
+            listed(Answers(*pages))
