@@ -164,7 +164,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         cache, name, run = prepare(Path(scratch))
-        with served_process(cache, tiny=False) as served:
+        with served_process(cache, tiny=None) as served:
             if arguments.schemathesis:
                 config = Path(scratch) / "schemathesis.toml"
                 config.write_text(schemathesis_config(cache, name=name, run=run))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import re
 import subprocess
@@ -9,7 +11,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,25 +19,44 @@ START_S = 120.0
 _SAMPLE_S = 0.1
 _END_S = 30.0
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
-# `fs serve` on a network that needs neither TensorFlow nor weights, which the command has no
-# option for.
+# `fs serve` with settings that the command has no options for.
 _TINY = """
-    import sys
-    from featurestore.service import service
+    import dataclasses, json, sys
+    from featurestore.service import run_server
     from featurestore.testing.backbones import TinyNetwork
-    made = service.create_service
 
-    def create_service(settings):
-        import dataclasses
-        tiny = lambda recipe: TinyNetwork(dtype=recipe.dtype)
-        return made(dataclasses.replace(settings, network=tiny))
+    limits, pause_s = json.loads(sys.argv.pop(1))
+    serve = run_server.run_server
 
-    from featurestore.service import app
-    app.create_service = create_service
+    def serve_tiny(settings, *arguments, **options):
+        tiny = dataclasses.replace(
+            settings,
+            limits=dataclasses.replace(settings.limits, **limits),
+            network=lambda recipe: TinyNetwork(dtype=recipe.dtype, pause_s=pause_s),
+        )
+        serve(tiny, *arguments, **options)
+
+    run_server.run_server = serve_tiny
     from featurestore_cli.main import main
     main()
 """
 _REAL = "from featurestore_cli.main import main; main()"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tiny:
+    """A service whose network is `TinyNetwork`, which needs neither TensorFlow nor weights.
+
+    Parameters
+    ----------
+    limits
+        Fields of `Limits` that are not at their defaults.
+    pause_s
+        Seconds that each pass through the network takes.
+    """
+
+    limits: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    pause_s: float = 0.0
 
 
 class Memory:
@@ -149,18 +170,28 @@ class ServedProcess:
 
 @contextmanager
 def served_process(
-    cache: Path, *options: str, tiny: bool = True, token: str | None = None, port: int = 0
+    cache: Path,
+    *options: str,
+    tiny: Tiny | None = Tiny(),  # frozen
+    token: str | None = None,
+    port: int = 0,
 ) -> Iterator[ServedProcess]:
-    """Run `fs serve` on one cache until the block is left; it must still run then.
+    """Run `fs serve` on one cache until the block is left; it must still run then, and end well.
 
     Parameters
     ----------
     tiny
-        The network is `TinyNetwork`; else whatever the cache's recipes name.
+        None: networks are what the cache's recipes name.
+
+    Raises
+    ------
+    RuntimeError
+        It did not start, ended by itself, or ended otherwise than it should.
     """
     environment = {name: value for name, value in os.environ.items() if name != "FS_TOKEN"}
+    arguments = ["serve", "--cache", str(cache), "--port", str(port), *options]
     process = subprocess.Popen(
-        serve_command(cache, *options, tiny=tiny, port=port),
+        _command(tiny, arguments),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -176,8 +207,8 @@ def served_process(
         raise RuntimeError(f"fs serve ended with {code}: {''.join(served.lines[-50:])}")
 
 
-def serve_command(cache: Path, *options: str, tiny: bool = True, port: int = 0) -> Sequence[str]:
-    """Return the command line of `served_process`."""
-    program = textwrap.dedent(_TINY if tiny else _REAL)
-    where = ("--cache", str(cache), "--port", str(port))
-    return [sys.executable, "-c", program, "serve", *where, *options]
+def _command(tiny: Tiny | None, arguments: Sequence[str]) -> list[str]:
+    if tiny is None:
+        return [sys.executable, "-c", _REAL, *arguments]
+    setting = json.dumps([dict(tiny.limits), tiny.pause_s])
+    return [sys.executable, "-c", textwrap.dedent(_TINY), setting, *arguments]
