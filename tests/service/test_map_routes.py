@@ -8,13 +8,16 @@ import time
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from threadpoolctl import threadpool_limits
 
 from featurestore.catalogue import Catalogue
 from featurestore.features import open_record
 from featurestore.recipe import Recipe
 from featurestore.service.app import create_app
 from featurestore.service.contract import ServiceSettings
-from featurestore.service.projection import unit_vectors
+from featurestore.service.map_files import map_folder
+from featurestore.service.map_worker import make_map
+from featurestore.service.projection import Layout, unit_vectors
 from featurestore.testing.backbones import TinyNetwork
 from featurestore.testing.embedding import TinyEmbedder
 from featurestore.testing.images import encode, photograph, write_image_folder
@@ -31,7 +34,7 @@ def tiny(recipe: Recipe) -> TinyNetwork:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
+def ready(tmp_path_factory):
     root = tmp_path_factory.mktemp("map routes")
     photos = root / "photos"
     write_image_folder(photos, splits=SPLITS)
@@ -39,21 +42,13 @@ def served(tmp_path_factory):
     twin.write_bytes((photos / "train" / "cats" / "cats.0.jpg").read_bytes())
     TinyEmbedder(photos, root / "cache")()
     record = Catalogue(root / "cache").current()[0]
+    folder = map_folder(root / "cache", record.fingerprint)
+    with threadpool_limits(1):  # as in the process that makes maps
+        make_map(record, folder, layout=Layout(), tell=lambda *_: None, written=str)
     with TestClient(
         create_app(ServiceSettings(cache=root / "cache", network=tiny, workers=1))
     ) as client:
         yield client, record, f"/v1/feature-sets/{record.name}", photos
-
-
-@pytest.fixture(scope="module")
-def ready(served):
-    client, record, address, photos = served
-    ends = time.monotonic() + 60
-    while (state := client.get(f"{address}/map").json())["step"] != "ready":
-        assert state["step"] != "failed", state
-        assert time.monotonic() < ends
-        time.sleep(0.02)
-    return client, record, address, photos
 
 
 def columns(content):

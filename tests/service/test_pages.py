@@ -160,6 +160,13 @@ def test_the_start_of_a_name_leads_to_the_set(client, paths):
     assert answer.headers["location"] == paths["set"]
 
 
+def test_the_start_of_a_name_leads_to_the_version_of_the_map_that_was_asked_for(client, browsed):
+    name, pinned = quote(browsed.record.name), browsed.record.fingerprint[:16]
+    asked = f"?fingerprint={pinned}&colour=split"
+    answer = client.get(f"/sets/{name[:-2]}/map{asked}", follow_redirects=False)
+    assert answer.headers["location"] == f"/sets/{quote(browsed.record.name)}/map{asked}"
+
+
 def test_a_version_that_is_gone_is_not_found(client, paths):
     assert client.get(paths["set"] + "?fingerprint=0000").status_code == 404
 

@@ -12,9 +12,9 @@ def set_page(name: str, *, fingerprint: str | None = None) -> str:
     return f"/sets/{_quoted(name)}{_pinned(fingerprint)}"
 
 
-def map_page(name: str) -> str:
-    """Return the address of a feature set's map."""
-    return f"/sets/{_quoted(name)}/map"
+def map_page(name: str, *, asked: str = "") -> str:
+    """Return the address of a feature set's map; `asked` is a query as it came, without its ?."""
+    return f"/sets/{_quoted(name)}/map{asked and '?'}{asked}"
 
 
 def run_page(run_id: str) -> str:

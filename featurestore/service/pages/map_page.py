@@ -28,7 +28,7 @@ def map_of_set(
     """Show the map of one feature set; the start of a name leads to the one it means."""
     record = find_version(service.catalogue, f"{dataset}/{recipe}", fingerprint)
     if record.name != f"{dataset}/{recipe}":
-        return RedirectResponse(addresses.map_page(record.name))
+        return RedirectResponse(addresses.map_page(record.name, asked=request.url.query))
     total = sum(record.rows.values())
     newest = service.catalogue.find(record.name)
     values: dict[str, object] = {

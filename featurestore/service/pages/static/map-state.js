@@ -11,6 +11,7 @@ export function readState(search) {
     if (name.startsWith("hide-")) hidden[name.slice(5)] = numbers(value).filter(Number.isInteger);
   }
   return {
+    fingerprint: query.get("fingerprint"),
     colour: query.get("colour") || "class",
     run: query.get("run"),
     view: view.length === 3 && view.every(Number.isFinite) && view[2] >= 0.7 && view[2] <= 400 ? view : null,
@@ -19,8 +20,9 @@ export function readState(search) {
   };
 }
 
-export function writeState({ colour, run, view, dims, pin }) {
+export function writeState({ fingerprint, colour, run, view, dims, pin }) {
   const query = new URLSearchParams();
+  if (fingerprint) query.set("fingerprint", fingerprint);
   if (colour !== "class") query.set("colour", colour);
   if (run) query.set("run", run);
   if (!view.isWhole) {

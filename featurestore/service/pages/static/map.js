@@ -13,12 +13,14 @@ import { readState, writeState } from "./map-state.js";
 const NEIGHBOURS = 12;
 const REACH_PX = 22;
 const REST_MS = 140;
+const ASK_MS = 700;
 const TILES_FROM = 120;
 const STEPS = {
   waiting: "waiting for another map", reading: "reading the features", components: "finding the main components",
   layout: "laying neighbours out", placing: "placing the rest",
 };
 const $ = (id) => document.getElementById(id);
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const gentle = matchMedia("(prefers-reduced-motion: reduce)");
 
 class FeatureMap {
@@ -47,12 +49,28 @@ class FeatureMap {
 
   async begin() {
     for (;;) {
-      const state = await this.api.state();
-      if (!this.rows) this.prepare(state);
-      if (state.points !== "none" && state.points !== this.has) await this.takePoints(state);
+      const state = await this.patiently(() => this.api.state());
+      if (!this.state) this.prepare(state);
+      if (state.points !== "none" && state.points !== this.has) {
+        await this.takePoints(state, await this.patiently(() => this.api.points()));
+      }
       this.tell(state);
       if (state.step === "ready" || state.step === "failed") break;
-      await new Promise((resolve) => setTimeout(resolve, 700));
+      await pause(ASK_MS);
+    }
+  }
+
+  // Asks again where the network fails or the service is busy or starts anew: a map takes minutes.
+  async patiently(ask) {
+    for (;;) {
+      try {
+        return await ask();
+      } catch (error) {
+        // `fetch` tells of a network that fails by a TypeError.
+        if (!(error instanceof TypeError) && ![429, 503].includes(error.status)) throw error;
+        if (!this.has) $("progress-text").textContent = `Asking again: ${error.status ? error.message : "the service does not answer"} …`;
+        await pause(1000 * (error.retryAfter || 2));
+      }
     }
   }
 
@@ -87,8 +105,7 @@ class FeatureMap {
     if (wanted) $("colour").value = wanted.value;
   }
 
-  async takePoints(state) {
-    const { about, columns } = await this.api.points();
+  async takePoints(state, { about, columns }) {
     if (!this.rows) {
       this.rows = new Rows(state, columns);
       this.describe = new Describe(this.api, this.rows);
@@ -284,7 +301,10 @@ class FeatureMap {
 
   keep() {
     const pin = this.pinned === null ? null : this.rows.row(this.pinned);
-    const text = writeState({ colour: $("colour").value, run: this.run, view: this.view, dims: this.dims, pin });
+    const { fingerprint } = this.asked; // of an older version
+    const text = writeState({
+      fingerprint, colour: $("colour").value, run: this.run, view: this.view, dims: this.dims, pin,
+    });
     try {
       history.replaceState(null, "", `${location.pathname}${text}`);
     } catch { /* some browsers allow only so many a minute: the next one tells it all */ }
@@ -301,7 +321,8 @@ class FeatureMap {
   point(position, keyed = false) {
     this.keyed = keyed && position !== null;
     this.hover = position;
-    if (position === null) this.card.hide();
+    // What is pinned is shown beside the map: a card would lie over what is near it.
+    if (position === null || (position === this.pinned && !keyed)) this.card.hide();
     else this.card.show(this.describe, position, this.view.toScreen(this.rows.x[position], this.rows.y[position]));
     if (keyed && position !== null) this.describe.sentence(position).then((text) => this.say(text));
     this.redraw();
@@ -333,6 +354,7 @@ class FeatureMap {
     if (position === null) return;
     const ticket = this.ticket = {};
     [this.pinned, this.dropped, this.near] = [position, null, []];
+    this.card.hide();
     this.pinnedView.showRow(this.describe, position);
     if (look) this.show(position);
     if (focus) $("pinned").querySelector("h2").focus();
