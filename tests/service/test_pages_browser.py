@@ -270,7 +270,7 @@ def test_a_photograph_that_is_gone_says_why(browser, opened, tmp_path):
         page.goto(f"{elsewhere}/sets/{quote(made.record.name)}")
         page.locator(".photographs").scroll_into_view_if_needed()
         page.get_by_text("its dataset is no longer at").first.wait_for()
-        assert page.locator(".photographs img").count() == 0
+        playwright.expect(page.locator(".photographs img")).to_have_count(0)
         page.close()
 
 
