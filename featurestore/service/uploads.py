@@ -27,8 +27,8 @@ _FORM = "multipart/form-data"
 _FIELDS = 100
 _PART_HEAD_BYTES = 8192
 _NAME_CHARACTERS = 1000
-# Slower than this on the average, a client would hold its place for hours within the limit on each
-# piece: 64 MiB in pieces of one byte.
+# Slower than this in any `body_seconds`, a client would hold its bytes for hours within a limit on
+# each piece: 64 MiB in pieces of one byte, or all at once but one.
 _LEAST_BYTES_PER_S = 10_000
 # Bodies held at once, over all requests, in bodies of the largest size.
 _LARGEST_BODIES = 8
@@ -57,6 +57,7 @@ class Uploads:
         self.limits = limits
         self.held_bytes = 0
         self._most_bytes = _LARGEST_BODIES * limits.body_bytes
+        self._arriving: set[_Arrival] = set()
 
     @asynccontextmanager
     async def receive(self, request: Request) -> AsyncIterator[list[Upload]]:
@@ -69,26 +70,39 @@ class Uploads:
         InvalidInput
             No image at all.
         Busy
-            All requests together hold as many bytes as the service does.
+            All requests together hold as many bytes as the service does, and of those that arrive
+            this one comes slowest.
         HTTPException
             400: a malformed form; 408: too slow; 415: an encoding, or a multipart that is no form.
         ClientDisconnect
             The client left midway.
         """
         body = _form_or_raw(request, self.limits)
-        before = 0
+        arrival = _Arrival(self.limits.body_seconds)
+        self._arriving.add(arrival)
         try:
-            async for piece in _pieces(request, self.limits):
+            async for piece in arrival.pieces(request):
                 self.held_bytes += len(piece)
-                before += len(piece)
-                if before > self.limits.body_bytes:
+                arrival.held_bytes += len(piece)
+                if arrival.held_bytes > self.limits.body_bytes:
                     raise _too_long(self.limits)
-                if self.held_bytes > self._most_bytes:
-                    raise Busy("the service holds as many uploads as it has memory for")
+                self._make_room()
+                if arrival.dropped:
+                    raise _no_room()
                 body.write(piece)
+            self._arriving.discard(arrival)
             yield body.finish()
         finally:
-            self.held_bytes -= before
+            self._arriving.discard(arrival)
+            self.held_bytes -= arrival.held_bytes
+
+    def _make_room(self) -> None:
+        """Drop what comes slowest: else a few that hardly come would lock out all others."""
+        while self.held_bytes > self._most_bytes:
+            slowest = min(self._arriving, key=_Arrival.bytes_per_s)
+            self._arriving.discard(slowest)
+            self.held_bytes -= slowest.held_bytes
+            slowest.drop()
 
 
 class UntilGone:
@@ -141,31 +155,73 @@ class UntilGone:
         self._task.cancel()
 
 
-async def _pieces(request: Request, limits: Limits) -> AsyncIterator[bytes]:
-    """Yield the body as it comes."""
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    received = 0
-    more = True
-    while more:
-        ends = began + limits.body_seconds + received / _LEAST_BYTES_PER_S
-        try:
-            async with asyncio.timeout_at(min(loop.time() + limits.body_seconds, ends)):
-                message = await request.receive()
-        except TimeoutError as error:
+class _Arrival:
+    """One body on its way, which must keep a pace.
+
+    Parameters
+    ----------
+    window_s
+        In each of these, as many bytes must come as `_LEAST_BYTES_PER_S` gives.
+    """
+
+    def __init__(self, window_s: float) -> None:
+        self.held_bytes = 0
+        self.dropped = False
+        self._window_s = window_s
+        self._loop = asyncio.get_running_loop()
+        self._began = self._window_began = self._loop.time()
+        self._in_window = self._in_window_before = 0
+        self._waiting: asyncio.Timeout | None = None
+
+    def bytes_per_s(self) -> float:
+        """Return how fast it came in this window and the one before."""
+        since = max(self._began, self._window_began - self._window_s)
+        return (self._in_window_before + self._in_window) / max(self._loop.time() - since, 0.001)
+
+    def drop(self) -> None:
+        """Let `pieces` raise Busy; what is held is the caller's to give back."""
+        self.dropped, self.held_bytes = True, 0
+        if self._waiting is not None and not self._waiting.expired():
+            self._waiting.reschedule(0.0)
+
+    async def pieces(self, request: Request) -> AsyncIterator[bytes]:
+        """Yield the body as it comes."""
+        more = True
+        while more:
+            self._keep_pace()
+            message = None
+            try:
+                async with asyncio.timeout_at(self._window_began + self._window_s) as self._waiting:
+                    message = await request.receive()
+            except TimeoutError:
+                pass
+            finally:
+                self._waiting = None
+            if self.dropped:
+                raise _no_room()
+            if message is None:
+                continue
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            more = message.get("more_body", False)
+            if piece := message.get("body", b""):
+                self._in_window += len(piece)
+                yield piece
+
+    def _keep_pace(self) -> None:
+        now = self._loop.time()
+        if now < self._window_began + self._window_s:
+            return
+        least = int(_LEAST_BYTES_PER_S * self._window_s)
+        if self._in_window < least:
             raise HTTPException(
                 408,
-                f"of the body, {received:,} bytes came in {loop.time() - began:.0f} s: "
-                f"expected more at least every {limits.body_seconds:g} s, and "
-                f"{_LEAST_BYTES_PER_S:,} a second",
+                f"of the body, {self._in_window:,} bytes came in {self._window_s:g} s: "
+                f"expected at least {least:,}",
                 {"Connection": "close"},
-            ) from error
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        more = message.get("more_body", False)
-        if piece := message.get("body", b""):
-            received += len(piece)
-            yield piece
+            )
+        self._window_began = now
+        self._in_window_before, self._in_window = self._in_window, 0
 
 
 def _form_or_raw(request: Request, limits: Limits) -> _Form | _Raw:
@@ -194,6 +250,10 @@ def _too_long(limits: Limits) -> TooLarge:
         f"the body has more than {limits.body_bytes:,} bytes",
         next_step="send fewer images in a request",
     )
+
+
+def _no_room() -> Busy:
+    return Busy("the service holds as many uploads as it has memory for")
 
 
 class _Raw:

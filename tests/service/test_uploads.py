@@ -231,6 +231,47 @@ def test_all_requests_together_hold_bounded_bytes_which_come_free_again():
     assert uploads.held_bytes == 0
 
 
+def test_all_but_the_last_byte_at_once_gives_no_credit():
+    limits = Limits(body_bytes=10**6, body_seconds=0.1)
+    pieces = [b"a" * 900_000] + [b"a"] * 100
+    with pytest.raises(HTTPException) as caught:
+        read(request_of(pieces, pause_s=0.02), limits)
+    assert caught.value.status_code == 408
+
+
+def test_where_memory_is_full_the_slowest_makes_room():
+    uploads = Uploads(LIMITS)
+
+    async def story():
+        async def stalls():
+            left = [b"a" * 9_999]
+
+            async def receive():
+                if not left:
+                    await asyncio.sleep(60)
+                return {"type": "http.request", "body": left.pop(), "more_body": True}
+
+            request = Request({"type": "http", "method": "POST", "headers": []}, receive)
+            async with uploads.receive(request):
+                raise AssertionError
+
+        stalled = [asyncio.create_task(stalls()) for _ in range(8)]
+        await asyncio.sleep(0.1)
+        assert uploads.held_bytes == 8 * 9_999
+        async with uploads.receive(request_of([b"b" * 1000] * 5)) as (upload,):
+            assert len(upload.content) == 5000
+        await asyncio.sleep(0)
+        ended = [task for task in stalled if task.done()]
+        assert [type(task.exception()) for task in ended] == [Busy]
+        assert uploads.held_bytes == 7 * 9_999
+        for task in stalled:
+            task.cancel()
+        await asyncio.wait(stalled)
+        assert uploads.held_bytes == 0
+
+    asyncio.run(story())
+
+
 def until_gone(leaves_after_s, works_s):
     cancelled = []
 
