@@ -102,6 +102,7 @@ def test_a_row_says_what_keras_does(name, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.rare
 @pytest.mark.parametrize("name", sorted(set(BACKBONES) - set(QUICK)))
 def test_every_row_says_what_keras_does(name, monkeypatch):
     check_row(name, monkeypatch)

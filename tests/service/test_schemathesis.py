@@ -139,6 +139,7 @@ def test_answers_are_as_described(case, served):
 
 
 @pytest.mark.slow
+@pytest.mark.rare
 @schema.parametrize()
 @hypothesis.settings(max_examples=150, deadline=None)
 def test_many_more_answers_are_as_described(case, served):

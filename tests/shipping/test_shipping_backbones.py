@@ -27,7 +27,14 @@ def checked(capsys, *arguments):
 # first convolution, branches, Normalization within the network, activations made of operations.
 @pytest.mark.parametrize(
     "backbone",
-    ["mobilenet_v2", "resnet50", "densenet121", "efficientnet_b0", "mobilenet_v3_small"],
+    [
+        "mobilenet_v2",
+        "mobilenet_v3_small",
+        *(
+            pytest.param(name, marks=pytest.mark.rare)
+            for name in ("resnet50", "densenet121", "efficientnet_b0")
+        ),
+    ],
 )
 def test_every_format_gives_the_runs_probabilities(tmp_path, capsys, backbone):
     pytest.importorskip("tf2onnx")

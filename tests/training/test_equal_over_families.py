@@ -41,7 +41,16 @@ LAST_BLOCK = {
     "convnext_tiny": "convnext_tiny_stage_3_block_2",
 }
 FAST = "mobilenet"
-EVERY = [pytest.param(name, marks=[] if name == FAST else pytest.mark.slow) for name in LAST_BLOCK]
+SHOWN = (FAST, "resnet50", "convnext_tiny")
+
+
+def marks(name):
+    if name == FAST:
+        return []
+    return [pytest.mark.slow] if name in SHOWN else [pytest.mark.slow, pytest.mark.rare]
+
+
+EVERY = [pytest.param(name, marks=marks(name)) for name in LAST_BLOCK]
 # One of each shape of layer graph: each builds and compiles its network several times. All families
 # have passed this; the features of all are compared above.
 SHAPES = ("vgg16", "inception_v3", "mobilenet", "mobilenet_v2", "resnet50", "convnext_tiny")
