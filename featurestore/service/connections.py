@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
+import socket
 from typing import Any
 
 import httptools
+import uvicorn
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+_log = logging.getLogger("featurestore.service")
 _PIPELINED = 32
 _READ_BYTES = 16 * 2**10
 
@@ -36,12 +40,15 @@ class Patience:
         Of an unfinished head.
     connections
         Open at once; beyond, the one that was idle longest makes room.
+    grace_s
+        For what is at work when the server is told to end.
     """
 
     head_s: float = 10.0
     read_s: float = 60.0
     head_bytes: int = 64 * 2**10
     connections: int = 4096
+    grace_s: float = 30.0
 
 
 class _Idle:
@@ -243,6 +250,33 @@ class PatientProtocol(HttpToolsProtocol):
         )
         self.transport.close()
         self._wait_for_reader()
+
+
+class PatientServer(uvicorn.Server):
+    """uvicorn's, whose end no client can put off."""
+
+    def __init__(self, config: Config, patience: Patience) -> None:
+        super().__init__(config)
+        self._grace_s = patience.grace_s
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """See `uvicorn.Server`; clients that are not done after the grace are cut off."""
+        loop = asyncio.get_running_loop()
+        end = loop.call_later(self._grace_s, self._cut_off)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            end.cancel()
+
+    def _cut_off(self) -> None:
+        connections = list(self.server_state.connections)
+        _log.warning(
+            "%d connections were not done %g s after the end was asked for: they are cut off",
+            len(connections),
+            self._grace_s,
+        )
+        for connection in connections:
+            connection.transport.abort()
 
 
 def patient_protocol(patience: Patience) -> type[PatientProtocol]:

@@ -16,10 +16,11 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 from prometheus_client import disable_created_metrics
+from starlette.types import ASGIApp
 
 from featurestore.errors import Conflict, InvalidInput
 from featurestore.service.app import create_app
-from featurestore.service.connections import Patience, patient_protocol
+from featurestore.service.connections import Patience, PatientServer, patient_protocol
 from featurestore.service.contract import ServiceSettings
 from featurestore.service.logs import LogFormat, configure_logging
 from featurestore.service.service import Service
@@ -60,6 +61,8 @@ def run_server(
 ) -> None:
     """Serve until SIGINT or SIGTERM, then finish what was accepted; a second signal ends at once.
 
+    Clients that are not done 30 s after the signal are cut off, and the log says so.
+
     Parameters
     ----------
     log_format
@@ -92,11 +95,11 @@ def run_server(
     disable_created_metrics()  # type: ignore[no-untyped-call]
     app = create_app(settings)
     patience = Patience(head_s=settings.limits.head_seconds, connections=_allow_connections())
-    server = _Server(server_config(app, patience), app, ready=lambda: ready(url))
+    server = _Server(app, patience, ready=lambda: ready(url))
     server.run(sockets=[listener])
 
 
-def server_config(app: FastAPI, patience: Patience) -> uvicorn.Config:
+def server_config(app: ASGIApp, patience: Patience) -> uvicorn.Config:
     """Return how uvicorn runs `app`: one process, logging left alone, nothing read from outside."""
     return uvicorn.Config(
         app,
@@ -122,11 +125,11 @@ def _in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-class _Server(uvicorn.Server):
+class _Server(PatientServer):
     """Tells when it is ready, ends with exit code 0 when it was asked to, and at once if twice."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI, *, ready: Callable[[], None]) -> None:
-        super().__init__(config)
+    def __init__(self, app: FastAPI, patience: Patience, *, ready: Callable[[], None]) -> None:
+        super().__init__(server_config(app, patience), patience)
         self._app = app
         self._ready = ready
 

@@ -9,12 +9,11 @@ import time
 from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
-import uvicorn
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from featurestore.service.connections import Patience
+from featurestore.service.connections import Patience, PatientServer
 from featurestore.service.contract import Busy, Limits
 from featurestore.service.limits import Limited
 from featurestore.service.run_server import server_config
@@ -53,7 +52,7 @@ def serving(patience: Patience):
         ]
     )
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(server_config(app, patience))
+    server = PatientServer(server_config(app, patience), patience)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     while not server.started:
@@ -179,6 +178,17 @@ def test_who_reads_slowly_gets_all(port):
             time.sleep(0.05)
         assert came > len(LARGE)
         assert time.monotonic() - began > 2 * SHORT.read_s
+
+
+def test_the_end_does_not_wait_for_who_reads_nothing(caplog):
+    with ExitStack() as stack:
+        with serving(Patience(grace_s=0.2)) as port:
+            connection = stack.enter_context(connect(port))
+            connection.sendall(b"GET /large HTTP/1.1\r\nHost: here\r\n\r\n")
+            assert connection.recv(10)
+            began = time.monotonic()
+        assert time.monotonic() - began < 5
+    assert "1 connections were not done" in caplog.text
 
 
 def test_a_few_requests_may_come_at_once_but_not_hundreds(port):
