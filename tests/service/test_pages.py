@@ -230,14 +230,20 @@ def test_a_control_says_so(client, browsed):
 def test_a_run_without_its_probabilities_still_has_a_page(tmp_path):
     made = make_browsed(tmp_path)
     run = made.runs[0]
-    (run.path / "probabilities-test.npz").write_bytes(b"other")
+    damaged = run.path / "probabilities-test.npz"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(b"other")
     with browsing(made.settings) as client:
         words = opened(client, f"/runs/{run.id}").words
+        assert str(tmp_path) not in words
         assert "expected SHA-256" in words
         assert f"{run.metrics['test']['accuracy']:.3f}" in words
+        damaged.write_bytes(whole)
+        assert "expected SHA-256" not in opened(client, f"/runs/{run.id}").words
+        damaged.write_bytes(b"other")
         answer = client.get(f"/compare?run={run.id}")
         assert answer.status_code == 500
-        assert "expected SHA-256" in Elements(answer.text).words
+        assert "its log says how" in Elements(answer.text).words
 
 
 def test_a_comparison_is_that_of_the_report_with_photographs_by_address(client, browsed, paths):

@@ -6,6 +6,8 @@ This module loads SciPy, scikit-learn and Matplotlib: import it in the thread th
 from __future__ import annotations
 
 import dataclasses
+import logging
+import os
 from collections.abc import Sequence
 
 from featurestore.catalogue import Record
@@ -21,6 +23,8 @@ from featurestore.service.pages.rendering import environment
 from featurestore.service.pages.slow_parts import Part
 from featurestore.training.evaluation import METRICS
 from featurestore.training.runs import Run
+
+_log = logging.getLogger("featurestore.service")
 
 _SPLITS = ("test", "validation", "train")
 _THUMBNAIL_SIDE = 160
@@ -49,8 +53,10 @@ class Measured:
 
 def measured_part(run: Run) -> Part:
     """Return the results of a run: what they are on each split, and what they look like."""
-    values = {"measured": _measured(run), "columns": view.COLUMNS[1 : 1 + len(METRICS)]}
-    return Part("", environment().get_template("run_measured.html.j2").render(**values))
+    measured = _measured(run)
+    values = {"measured": measured, "columns": view.COLUMNS[1 : 1 + len(METRICS)]}
+    html = environment().get_template("run_measured.html.j2").render(**values)
+    return Part("", html, lasting=not measured.problem)
 
 
 def _measured(run: Run) -> Measured:
@@ -63,7 +69,9 @@ def _measured(run: Run) -> Measured:
         outcome = outcomes_of_runs([run], splits[0])[0]
         drawings = head_drawings(run, outcome, prefix="run")
     except FeatureStoreError as error:  # damage: what the record says is shown all the same
-        return Measured(plain, problem=error.message)
+        _log.warning("%s", error.message)
+        # Where the runs lie on this machine is for its log alone.
+        return Measured(plain, problem=error.message.replace(f"{run.path.parent}{os.sep}", ""))
     found = [each for each in resampled.values() if each is not None]
     return Measured(
         tuple(_split_row(row, resampled.get(row.split)) for row in plain),

@@ -17,10 +17,14 @@ _AGAIN_S = 5
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A title, and what stands below it as HTML whose values are escaped already."""
+    """A title, and what stands below it as HTML whose values are escaped already.
+
+    A part that is not `lasting` tells of damage, which may be mended: it is not kept.
+    """
 
     title: str
     html: str
+    lasting: bool = True
 
 
 class SlowParts:
@@ -71,7 +75,10 @@ class SlowParts:
         del self._making[key]
         if made.cancelled() or made.exception() is not None:
             return
-        self._kept[key] = part = made.result()
+        part = made.result()
+        if not part.lasting:
+            return
+        self._kept[key] = part
         self._characters += len(part.html)
         while self._characters > _KEPT_CHARACTERS:
             _, oldest = self._kept.popitem(last=False)
