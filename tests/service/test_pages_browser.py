@@ -274,6 +274,18 @@ def test_a_photograph_that_is_gone_says_why(browser, opened, tmp_path):
         page.close()
 
 
+def test_ids_of_runs_break_between_their_words_on_a_phone(opened, paths):
+    page = opened(paths["runs"], width=390)
+    lines = page.locator("#runs th bdi").evaluate_all(
+        """found => found.flatMap((each) => [...each.childNodes]).map((node) => {
+          const range = document.createRange();
+          range.selectNodeContents(node);
+          return range.getClientRects().length;
+        })"""
+    )
+    assert set(lines) <= {0, 1}
+
+
 @pytest.mark.parametrize("name", ["sets", "set", "runs", "run", "compare"])
 def test_a_page_is_read_without_a_script(opened, paths, name):
     page = opened(paths[name], java_script_enabled=False, width=390)
