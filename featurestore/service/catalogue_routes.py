@@ -33,7 +33,7 @@ def feature_sets(service: Asked, limit: Limit = None, offset: Offset = 0) -> Fea
     return FeatureSetList(
         feature_sets=[summary(record) for record in page(found, limit=limit, offset=offset)],
         total=len(found),
-        problems=problems(service.catalogue.problems()),
+        problems=problems(service.catalogue.problems(), cache=service.settings.cache),
     )
 
 

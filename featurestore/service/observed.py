@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from featurestore.service.logs import REQUESTS, request_id
+from featurestore.service.outward import failure
 from featurestore.service.problems import problem
 from featurestore.service.service import Service
 
@@ -80,7 +81,7 @@ class Observed:
             _log.error("the request failed by a bug", exc_info=error)
             if status:
                 raise  # the server cuts the answer short, so that it cannot be taken for whole
-            answer = problem(500, f"the service failed; its log says how, under {asked}")
+            answer = problem(500, failure())
             await answer(scope, receive, marked_send)
         finally:
             seconds = time.perf_counter() - began

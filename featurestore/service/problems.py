@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
+from pathlib import Path
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -21,6 +22,7 @@ from featurestore.errors import (
     NotFound,
 )
 from featurestore.service.contract import Busy, Gone, TooLarge, Unavailable
+from featurestore.service.outward import failure, told
 
 MEDIA_TYPE = "application/problem+json"
 _STATUSES: tuple[tuple[type[FeatureStoreError], int], ...] = (
@@ -75,17 +77,19 @@ def status_of(error: FeatureStoreError) -> int:
     return next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
 
 
-def answer_of(error: FeatureStoreError) -> Response:
-    """Return an error of the library as a problem document."""
+def answer_of(error: FeatureStoreError, *, cache: Path | None = None) -> Response:
+    """Return an error of the library as a problem document; see `outward`."""
     headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, Busy) else None
-    return problem(status_of(error), error.message, next_step=error.next_step, headers=headers)
+    status = status_of(error)
+    detail, next_step = told(error, status=status, cache=cache)
+    return problem(status, detail, next_step=next_step, headers=headers)
 
 
 async def _answer(request: Request, error: Exception) -> Response:
     assert isinstance(error, FeatureStoreError)
     if status_of(error) >= 500:
         _log.error("%s", error)
-    return answer_of(error)
+    return answer_of(error, cache=request.app.state.service.settings.cache)
 
 
 async def _http(request: Request, error: Exception) -> Response:
@@ -124,4 +128,4 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 async def _bug(request: Request, error: Exception) -> Response:
     _log.error("the request failed by a bug", exc_info=error)
-    return problem(500, "the service failed; its log says how")
+    return problem(500, failure())

@@ -41,7 +41,7 @@ def runs(
     return RunList(
         runs=[run_summary(run) for run in page(found, limit=limit, offset=offset)],
         total=len(found),
-        problems=problems(service.catalogue.run_problems()),
+        problems=problems(service.catalogue.run_problems(), cache=service.settings.cache),
     )
 
 

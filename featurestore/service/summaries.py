@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from featurestore.catalogue import Record
 from featurestore.errors import FeatureStoreError
+from featurestore.service.outward import step_for_client, text_for_client
 from featurestore.training.runs import RUN_FORMAT_VERSION, Run
 
 
@@ -260,9 +262,15 @@ def require_showable_run(run: Run) -> None:
     run_detail(run).model_dump_json()
 
 
-def problems(errors: Sequence[FeatureStoreError]) -> list[Problem]:
+def problems(errors: Sequence[FeatureStoreError], *, cache: Path) -> list[Problem]:
     """Return errors as a list says them."""
-    return [Problem(detail=error.message, next_step=error.next_step) for error in errors]
+    return [
+        Problem(
+            detail=text_for_client(error.message, cache),
+            next_step=step_for_client(error.next_step),
+        )
+        for error in errors
+    ]
 
 
 def _metrics(run: Run) -> dict[str, dict[str, float | None] | None]:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
+from featurestore.errors import IntegrityError
 from featurestore.service.app import create_app
 from featurestore.service.contract import ServiceSettings
 
@@ -24,6 +25,26 @@ def test_an_error_is_a_problem_document(client):
     assert answer.status_code == 404
     assert answer.headers["content-type"] == "application/problem+json"
     assert "none/such" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["/v1/feature-sets/none", "/v1/runs/none", "/sets/none"])
+def test_an_error_names_no_folder_and_no_command_of_the_servers_owner(client, tmp_path, path):
+    answer = client.get(path)
+    assert answer.status_code == 404
+    assert str(tmp_path) not in answer.text
+    assert "fs embed" not in answer.text and "fs runs" not in answer.text
+
+
+def test_what_only_the_owner_can_mend_has_a_fixed_sentence_and_the_id_of_the_log(client, tmp_path):
+    def damaged(wanted):
+        raise IntegrityError(f"{tmp_path}/x: KeyError('x')", next_step="fs rm x")
+
+    client.app.state.service.catalogue.run = damaged
+    answer = client.get("/v1/runs/x", headers={"X-Request-Id": "asked-1"})
+    assert answer.status_code == 500
+    assert answer.json()["detail"].endswith("its log says how, under asked-1")
+    assert "damaged" in answer.json()["detail"] and "next_step" not in answer.json()
+    assert "KeyError" not in answer.text and str(tmp_path) not in answer.text
 
 
 def test_a_method_that_a_path_does_not_take_is_told_which_it_takes(client):

@@ -31,6 +31,7 @@ def test_a_service_whose_cache_is_gone_is_not_ready_and_lists_nothing(client, tm
     for path in ("/readyz", "/v1/feature-sets", "/v1/runs", "/"):
         answer = client.get(path)
         assert answer.status_code == 503, path
+        assert str(tmp_path) not in answer.text
 
 
 def test_a_service_that_is_stopping_is_alive_and_not_ready(client):

@@ -25,6 +25,7 @@ from featurestore.report.templating import (
 from featurestore.report.text import bytes_text, percent_text, seconds_text, shown
 from featurestore.service import problems
 from featurestore.service.contract import Busy
+from featurestore.service.outward import told
 from featurestore.service.pages import addresses
 from featurestore.service.pages.assets import asset_url
 from featurestore.service.pages.words import time_text
@@ -89,13 +90,10 @@ def page(
 def error_page(request: Request, error: FeatureStoreError) -> Response:
     """Return an error of the library as a page that says what can be done."""
     headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, Busy) else None
-    return message_page(
-        request,
-        problems.status_of(error),
-        error.message,
-        next_step=error.next_step,
-        headers=headers,
-    )
+    status = problems.status_of(error)
+    cache = request.app.state.service.settings.cache
+    message, next_step = told(error, status=status, cache=cache)
+    return message_page(request, status, message, next_step=next_step, headers=headers)
 
 
 def message_page(

@@ -10,6 +10,7 @@ from fastapi.responses import RedirectResponse
 
 from featurestore.catalogue import Record
 from featurestore.errors import InvalidInput
+from featurestore.service.outward import text_for_client
 from featurestore.service.pages import addresses
 from featurestore.service.pages.choices import comparable_groups
 from featurestore.service.pages.rendering import PageRoute, page
@@ -71,7 +72,10 @@ def runs(
         "any": bool(found),
         "heads": sorted({run.head for run in found}),
         "paths": [path for path in PATHS if any(run.path_taken == path for run in found)],
-        "problems": [problem.message for problem in service.catalogue.run_problems()],
+        "problems": [
+            text_for_client(problem.message, service.settings.cache)
+            for problem in service.catalogue.run_problems()
+        ],
         "most": MOST_COMPARED,
     }
     return page(request, "runs.html.j2", values=values)
