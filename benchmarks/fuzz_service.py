@@ -70,7 +70,6 @@ def memory(served: ServedProcess) -> str:
 
 def send_mutated(served: ServedProcess, fuzzer: Fuzzer, *, images: int, clients: int) -> FuzzReport:
     """Send mutated images, and print how it goes."""
-    fuzzer.warm_up()
     before = features_of(fuzzer, 1)
     print(f"before: the service {memory(served)}", flush=True)
     begun = time.monotonic()
@@ -148,7 +147,7 @@ def run_schemathesis(served: ServedProcess, config: Path, *, examples: int, seed
         f"{served.url}/openapi.json", "--max-examples", str(examples), "--seed", str(seed),
         "--checks", "not_a_server_error,status_code_conformance,content_type_conformance,"
         "response_schema_conformance,response_headers_conformance,allow_header_conformance",
-        "--continue-on-failure", "--no-color",
+        "--continue-on-failure", "--no-color", "--request-timeout", "60",
     ]  # fmt: skip
     return subprocess.run(command, check=False).returncode
 
@@ -165,6 +164,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         cache, name, run = prepare(Path(scratch))
         with served_process(cache, tiny=None) as served:
+            fuzzer = Fuzzer(served.url, feature_set=name, run=run, seed=arguments.seed)
+            fuzzer.warm_up()  # TensorFlow is imported
             if arguments.schemathesis:
                 config = Path(scratch) / "schemathesis.toml"
                 config.write_text(schemathesis_config(cache, name=name, run=run))
@@ -172,7 +173,6 @@ def main() -> None:
                     served, config, examples=arguments.examples, seed=arguments.seed
                 )
                 raise SystemExit(code)
-            fuzzer = Fuzzer(served.url, feature_set=name, run=run, seed=arguments.seed)
             report = send_mutated(
                 served, fuzzer, images=arguments.images, clients=arguments.clients
             )
