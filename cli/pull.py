@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import click
 
@@ -49,6 +49,11 @@ from featurestore_cli.token_option import token_option
 )
 @click.option("--runs", is_flag=True, help="The runs that were trained on the set, too.")
 @click.option("--wait", is_flag=True, help="Wait for another writer of the same set.")
+@click.option(
+    "--again",
+    is_flag=True,
+    help="Read every byte of what is here, of more than 256 MiB too; fetch what is damaged.",
+)
 @click.option("--dry-run", is_flag=True, help="Print what would be fetched; fetch nothing.")
 @token_option
 @cache_option
@@ -61,7 +66,11 @@ def pull(
     token_file: Path | None,
     as_json: bool,
     runs: bool,
-    **options: Any,
+    store_format: str | None,
+    jobs: int,
+    wait: bool,
+    again: bool,
+    dry_run: bool,
 ) -> None:
     """Copy feature set or run NAME from the service at URL: its name or id, or the start of one, or
     of a feature set's fingerprint.
@@ -69,7 +78,9 @@ def pull(
     Every file is held to its digest before anything becomes visible. A stopped pull goes on where
     it was, and of a set that has changed only what is new is fetched.
     """
-    settings = PullSettings(**options)
+    settings = PullSettings(
+        store_format=store_format, jobs=jobs, wait=wait, again=again, dry_run=dry_run
+    )
     if runs and settings.dry_run:
         raise click.UsageError("--runs: how large they are is not known before; not with --dry-run")
     with connect(url, token_file=token_file) as connection, _progress_for(sys.stderr) as progress:
@@ -127,7 +138,9 @@ class _Pulling:
 
     def _run(self, run_id: str) -> PulledRun:
         self.progress.phase(f"run {run_id}")
-        return pull_run(self.connection, run_id, self.settings, cache=self.cache)
+        return pull_run(
+            self.connection, run_id, self.settings, cache=self.cache, progress=self.progress
+        )
 
 
 def _set_fields(result: PullResult) -> dict[str, object]:
@@ -228,8 +241,10 @@ class _Bar:
     def phase(self, text: str) -> None:
         self._bar.update(self._task, description=text)
 
-    def planned(self, *, name: str, size_bytes: int) -> None:
-        self._bar.reset(self._task, total=size_bytes, description=name)
+    def planned(self, *, name: str, size_bytes: int | None) -> None:
+        # A new one: `reset` would keep the last total where none is known.
+        self._bar.remove_task(self._task)
+        self._task = self._bar.add_task(name, total=size_bytes)
 
     def moved(self, count: int) -> None:
         self._bar.update(self._task, advance=count)

@@ -34,6 +34,8 @@ LOCKS = ".locks"
 MAPS = ".maps"
 PULL_STAGING = "pull--"
 """How the folders of unfinished pulls begin; those of embeddings begin with their dataset."""
+PULLED_FROM = "pulled_from"
+"""Under this name the provenance of a pulled set has the URL of the service."""
 CACHE_VERSION = 1
 """Version of the layout of a cache folder, which its marker tells."""
 

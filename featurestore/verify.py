@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from featurestore.augmentation import augment
-from featurestore.catalogue import Record, checksums_path
+from featurestore.catalogue import PULLED_FROM, Record, checksums_path
 from featurestore.digests import sha256_file, sha256_hex
 from featurestore.embedding.commit import content_digests, content_names, store_files
 from featurestore.errors import IntegrityError, InvalidInput
@@ -77,7 +78,12 @@ def verify_set(
 
 
 def _verify_files(record: Record) -> int:
+    pulled_from = record.provenance.get(PULLED_FROM)
     again = f"remove {record.path} and embed the dataset again"
+    if pulled_from is not None:
+        cache = str(record.store.parent.parent)
+        pull = ["fs", "pull", str(pulled_from), record.name, "--format", record.store_format]
+        again = shlex.join([*pull, "--again", "--cache", cache])
     listing = checksums_path(record.store)
     try:
         text = listing.read_bytes()

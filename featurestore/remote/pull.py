@@ -11,6 +11,7 @@ from typing import Protocol
 
 from featurestore.catalogue import (
     PULL_STAGING,
+    PULLED_FROM,
     STAGING,
     Catalogue,
     Record,
@@ -25,9 +26,9 @@ from featurestore.remote.catalogue import RemoteStore, fetch_checksums, fetch_re
 from featurestore.remote.connection import Connection
 from featurestore.remote.pull_plan import PullPlan, held_files, plan_pull
 from featurestore.remote.pulled_store import (
-    PULLED_FROM,
     build_store,
     check_store,
+    is_whole,
     refuse_other_images,
 )
 from featurestore.remote.records import ListedFile
@@ -46,8 +47,8 @@ class PullProgress(Protocol):
         """Something else is being done now."""
         ...
 
-    def planned(self, *, name: str, size_bytes: int) -> None:
-        """So many bytes are about to be fetched."""
+    def planned(self, *, name: str, size_bytes: int | None) -> None:
+        """So many bytes are about to be fetched; None where that is not known."""
         ...
 
     def moved(self, count: int) -> None:
@@ -61,7 +62,7 @@ class Quiet:
     def phase(self, text: str) -> None:
         """See `PullProgress`."""
 
-    def planned(self, *, name: str, size_bytes: int) -> None:
+    def planned(self, *, name: str, size_bytes: int | None) -> None:
         """See `PullProgress`."""
 
     def moved(self, count: int) -> None:
@@ -80,11 +81,14 @@ class PullSettings:
         Files fetched at once.
     wait
         Wait for another writer of the same set instead of failing.
+    again
+        Hold every byte of a set that is here to its digest, of one of more than 256 MiB too.
     """
 
     store_format: str | None = None
     jobs: int = DEFAULT_JOBS
     wait: bool = False
+    again: bool = False
     dry_run: bool = False
     clock: Callable[[], float] = time.time
 
@@ -141,8 +145,10 @@ def pull_set(
     """Copy a feature set into a cache; the same as ``fs pull``.
 
     Its store has the service's bytes, each file held to its digest, and becomes visible when it is
-    whole. What stores of the same dataset here have already is not fetched. Killed at any moment,
-    the next call goes on with what has come.
+    whole. What stores of the same dataset here have already is not fetched; a set that is here and
+    damaged is mended (of one of more than 256 MiB, without `PullSettings.again`, only missing files
+    and another size in all are seen). Killed at any moment, the next call goes on with what has
+    come.
 
     Parameters
     ----------
@@ -242,7 +248,10 @@ class _Pull:
             ) from error
 
     def _here(self, record: Record, records: Sequence[Record]) -> Record | None:
-        """Return the record of this very set in this cache, made current again where need be."""
+        """Return the record of this very set in this cache, made current again where need be.
+
+        None if it is not here, or damaged.
+        """
         same = [each for each in records if each.path == record.path and each.store.exists()]
         if not same:
             return None
@@ -253,6 +262,9 @@ class _Pull:
                 f"{record.fingerprint}",
                 next_step="pull it into another cache with --cache DIR",
             )
+        self.progress.phase("checking what is here")
+        if not is_whole(here, jobs=self.settings.jobs, every_byte=self.settings.again):
+            return None
         newest = max(each.sequence for each in records if each.name == here.name)
         # What was embedded here says itself what could not be read here.
         says = record if PULLED_FROM in here.provenance else here
@@ -318,7 +330,10 @@ class _Pull:
         for (digest, path), read in zip(plan.held.items(), found, strict=True):
             if read == digest:
                 target = staging / digest
-                add_copy(path, target)
+                try:
+                    add_copy(path, target)
+                except FileNotFoundError:  # another pull or a collection has removed it since
+                    continue
                 sizes[digest] = target.stat().st_size
         return sizes
 

@@ -66,15 +66,22 @@ def held_files(cache: Path, records: Sequence[Record], record: Record) -> dict[s
     """
     found: dict[str, Path] = {}
     for folder in sorted((cache / STAGING).glob(f"{PULL_STAGING}*--{record.store_format}")):
-        found |= {
-            path.name: path
-            for path in folder.iterdir()
-            if path.suffix != PARTIAL and len(path.name) == _DIGEST_DIGITS
-        }
+        found |= _fetched(folder)
     for other in records:
         if other.dataset == record.dataset and other.store_format == record.store_format:
             found |= _listed(other.store)
     return found
+
+
+def _fetched(folder: Path) -> dict[str, Path]:
+    try:
+        return {
+            path.name: path
+            for path in folder.iterdir()
+            if path.suffix != PARTIAL and len(path.name) == _DIGEST_DIGITS
+        }
+    except FileNotFoundError:  # another pull has ended, and removed it
+        return {}
 
 
 def _listed(store: Path) -> dict[str, Path]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 import re
 import time
 from collections.abc import Mapping
@@ -16,7 +18,7 @@ from featurestore.errors import Conflict, IntegrityError, NotFound
 from featurestore.locks import hold
 from featurestore.remote.connection import Connection, quoted
 from featurestore.remote.paging import list_all
-from featurestore.remote.pull import PullSettings
+from featurestore.remote.pull import PullProgress, PullSettings, Quiet
 from featurestore.remote.transfer import Allowance, Transfer, add_copy, whole_files
 from featurestore.stores import durable
 from featurestore.training.runs import RECORD_NAME, Run, load_run
@@ -72,11 +74,12 @@ def pull_run(
     settings: PullSettings | None = None,
     *,
     cache: Path | str = "cache",
+    progress: PullProgress | None = None,
 ) -> PulledRun:
     """Copy a run into a cache, every file held to the digest that its record has.
 
-    What it was trained on is not copied with it. Killed at any moment, nothing half is seen, and
-    the next call goes on with what has come.
+    What it was trained on is not copied with it. One that is damaged here is fetched again. Killed
+    at any moment, nothing half is seen, and the next call goes on with what has come.
 
     Parameters
     ----------
@@ -104,7 +107,8 @@ def pull_run(
         Catalogue(cache).create()
         lock = cache / LOCKS / f"{RUN_STAGING}--{run_id}.lock"
         with hold(lock, subject=f"run {run_id}", wait=settings.wait, once=True):
-            run, moved_bytes = _RunPull(connection, run_id, record, cache=cache).run(settings.jobs)
+            pull = _RunPull(connection, run_id, record, cache=cache, progress=progress or Quiet())
+            run, moved_bytes = pull.run(settings.jobs)
     return PulledRun(
         id=run.id,
         path=run.path,
@@ -123,6 +127,7 @@ class _RunPull:
     run_id: str
     record: bytes
     cache: Path
+    progress: PullProgress
 
     def run(self, jobs: int) -> tuple[Run, int | None]:
         """Return the run, and the bytes that came; None if it was here."""
@@ -134,15 +139,18 @@ class _RunPull:
             durable.write_new_file(building / RECORD_NAME, self.record)
             files = self._files(building)
             if final.exists():
-                return self._here(final, files), None
+                here = self._here(final, files)
+                if not here.damages():
+                    return here, None
             staging = self._staging()
             moved_bytes = self._fetch(files, staging, jobs)
             for name, digest in files.items():
                 add_copy(staging / digest, building / name)
             damages = load_run(building).damages()
             if damages:
-                raise self._wrong(next(iter(damages.values())))
+                raise self._wrong(_without(building, next(iter(damages.values()))))
             durable.sync_tree(building)
+            durable.remove(final)  # damaged, if there is one
             durable.replace(building, final)
         finally:
             durable.remove(building)
@@ -154,7 +162,15 @@ class _RunPull:
         try:
             run = load_run(building)
         except IntegrityError as error:
-            raise self._wrong(error.message) from error
+            raise self._wrong(_without(building, error.message)) from error
+        except Conflict as error:
+            raise Conflict(
+                f"run {self.run_id} of {self.connection.url}: {_without(building, error.message)}",
+                next_step=error.next_step,
+            ) from error
+        named = json.loads(self.record).get("id")  # `load_run` takes the folder's name instead
+        if named != self.run_id:
+            raise self._wrong(f"its record is that of run {named!r}"[:300])
         return run.files
 
     def _here(self, final: Path, files: Mapping[str, str]) -> Run:
@@ -175,9 +191,12 @@ class _RunPull:
     def _fetch(self, files: Mapping[str, str], staging: Path, jobs: int) -> int:
         subject = f"run {self.run_id} of {self.connection.url}"
         allowance = Allowance(_LARGEST_FILES, subject=subject)
-        transfer = Transfer(self.connection, staging, allowance=allowance)
+        transfer = Transfer(
+            self.connection, staging, allowance=allowance, moved=self.progress.moved
+        )
         held = whole_files(staging, jobs=jobs)
         wanted = {digest: _url(self.run_id, name) for name, digest in files.items()}
+        self.progress.planned(name=f"run {self.run_id}", size_bytes=None)
         transfer.fetch(
             {digest: url for digest, url in wanted.items() if digest not in held}, jobs=jobs
         )
@@ -192,6 +211,11 @@ class _RunPull:
 
 def _url(run_id: str, name: str) -> str:
     return quoted("v1", RUNS, run_id, "files", name)
+
+
+def _without(folder: Path, message: str) -> str:
+    """Return a message without the path of a temporary folder, which nobody can look into."""
+    return message.replace(f"{folder}{os.sep}", "").replace(str(folder), "it")
 
 
 def _id_of(entry: Any, *, subject: str) -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from featurestore.catalogue import Record
-from featurestore.embedding.commit import INCOMPLETE, remove_store
+from featurestore.catalogue import PULLED_FROM, Record, checksums_path
+from featurestore.digests import sha256_hex
+from featurestore.embedding.commit import INCOMPLETE, remove_store, store_files
 from featurestore.embedding.plan import VIEWED, digest_keys
 from featurestore.errors import Conflict, IntegrityError
 from featurestore.manifest import Manifest, ManifestSplit
@@ -18,8 +19,31 @@ from featurestore.remote.transfer import add_copy, digests
 from featurestore.stores import durable, open_store
 from featurestore.stores.contract import StoreReader
 
-PULLED_FROM = "pulled_from"
-"""Under this name the provenance of a pulled set has the URL of the service."""
+_HASHED_BYTES = 256 * 2**20  # a second of hashing; of a larger store only sizes are read
+
+
+def is_whole(record: Record, *, jobs: int, every_byte: bool) -> bool:
+    """Say whether a store in the cache is what its record and checksum list say.
+
+    Of one of more than 256 MiB only names and the size of all files are held to them, unless
+    `every_byte`.
+    """
+    try:
+        listing = checksums_path(record.store).read_bytes()
+        if sha256_hex(listing) != record.checksums_sha256:
+            return False
+        lines = (line.partition("  ") for line in listing.decode().splitlines())
+        listed = {record.store.parent / name: digest for digest, _, name in lines}
+        found = store_files(record.store)
+        if {*found} != listed.keys():
+            return False
+        if sum(path.stat().st_size for path in found) != record.stored_bytes:
+            return False
+    except (OSError, ValueError):
+        return False
+    if record.stored_bytes > _HASHED_BYTES and not every_byte:
+        return True
+    return digests([*listed], jobs=jobs) == [*listed.values()]
 
 
 def build_store(record: Record, files: Sequence[ListedFile], *, staging: Path, jobs: int) -> Path:

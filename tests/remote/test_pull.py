@@ -14,7 +14,8 @@ from featurestore.catalogue import Catalogue, checksums_path, lock_path, pull_st
 from featurestore.collect import find_garbage, remove_garbage
 from featurestore.errors import Conflict, IntegrityError, InvalidInput, NotFound
 from featurestore.locks import hold
-from featurestore.remote import records
+from featurestore.remote import pull as pull_module
+from featurestore.remote import pulled_store, records
 from featurestore.remote.pacing import Unreachable
 from featurestore.service.contract import ServiceSettings
 from featurestore.testing.embedding import TinyEmbedder
@@ -134,6 +135,51 @@ def test_damage_of_what_is_here_does_not_spread(own):
     newest = max(own.pulled(), key=lambda record: record.sequence)
     assert newest.fingerprint != old.fingerprint and verify_set(newest).rows == 280
     assert chunk.read_bytes() == content
+
+
+@pytest.mark.parametrize("damage", ["a bit", "gone", "one more"])
+def test_what_is_damaged_here_is_fetched_again(sides, damage, monkeypatch):
+    sides.pull(clean_name(sides))
+    (here,) = sides.pulled()
+    before = files_of(here)
+    chunk = here.store / "test" / "features" / "c.0.0.0.0"
+    if damage == "gone":
+        chunk.unlink()
+    elif damage == "one more":
+        chunk.with_name("c.9.9.9.9").write_bytes(b"")
+    else:
+        content = bytearray(chunk.read_bytes())
+        content[9] ^= 1
+        chunk.write_bytes(content)
+    with pytest.raises(IntegrityError) as raised:
+        verify_set(here)
+    assert raised.value.next_step.startswith(f"fs pull {sides.url} {here.name} --format zarr")
+    monkeypatch.setattr(pulled_store, "_HASHED_BYTES", 0)
+    assert sides.pull(here.name, dry_run=True).unchanged == (damage == "a bit")
+    result = sides.pull(here.name, again=True)
+    assert not result.unchanged and result.moved_files == (damage != "one more")
+    assert files_of(sides.pulled()[0]) == before
+
+
+def test_staging_of_another_pull_that_ends_meanwhile_is_not_held(sides, monkeypatch):
+    staging = sides.laptop / ".staging" / "pull--other--zarr"
+    staging.mkdir(parents=True)
+    there = next(
+        r for r in Catalogue(sides.served).records() if r.store_format == "zarr" and not r.views
+    )
+    for content in files_of(there).values():
+        (staging / records.sha256_hex(content)).write_bytes(content)
+    real = pull_module.digests
+
+    def hashed(paths, *, jobs):
+        found = real(paths, jobs=jobs)
+        shutil.rmtree(staging, ignore_errors=True)
+        return found
+
+    monkeypatch.setattr(pull_module, "digests", hashed)
+    result = sides.pull(there.name)
+    assert result.reused_files == 0 and not staging.exists()
+    assert same_set(sides.pulled()[0], there)
 
 
 def test_a_dry_run_fetches_and_writes_nothing(sides):

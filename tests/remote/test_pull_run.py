@@ -75,6 +75,9 @@ def test_a_pulled_run_is_the_services_to_the_byte(sides, run):
     assert find_garbage(sides.laptop, staging=True) == []
     again = pull(sides, run.id)
     assert again.unchanged and again.moved_bytes == 0
+    (done.path / "model.skops").write_bytes(b"damaged")
+    assert not pull(sides, run.id).unchanged
+    assert files_of(done.path) == files_of(run.path)
 
 
 def test_runs_are_found_by_the_start_of_an_id_and_by_their_set(sides, run):
@@ -124,6 +127,7 @@ def test_wrong_bytes_are_never_seen_and_what_came_is_kept(sides, run):
         {"head": "no such head"},
         {"features": None},
         {"format_version": 0},
+        {"id": "logistic-other"},
     ],
     ids=str,
 )
@@ -133,8 +137,9 @@ def test_a_record_that_no_run_writes_is_refused(sides, run, fields):
             answer.body = json.dumps(json.loads(answer.body) | fields).encode()
         return answer
 
-    with pytest.raises(IntegrityError, match=run.id):
+    with pytest.raises(IntegrityError, match=run.id) as raised:
         pull_through(sides, spoil, run.id)
+    assert str(sides.laptop) not in raised.value.message
     assert read_runs(sides.laptop) == ([], [])
     assert list((sides.laptop / "runs").iterdir()) == []
 
