@@ -26,6 +26,7 @@ _OPEN_BELOW = "/static/"
 _SAFE = frozenset(("GET", "HEAD", "OPTIONS"))
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,255})(?::[0-9]{1,5})?")
 _BEARER = re.compile(rb"bearer +(\S+) *", re.IGNORECASE)
+_BEARER_SCHEME = re.compile(rb"bearer( |$)", re.IGNORECASE)
 
 
 class Door:
@@ -96,7 +97,8 @@ class Guarded:
         if self._door is None:
             return _foreign() if unsafe and not head.is_from_here(by_cookie=False) else None
         sessions = self._door.sessions
-        if head.authorization is not None:
+        # Another scheme is for someone else, such as a server in front, and no try.
+        if head.authorization is not None and _BEARER_SCHEME.match(head.authorization):
             given = _BEARER.fullmatch(head.authorization)
             if given is not None and await self._door.admits(given[1], client_of(scope)):
                 return None

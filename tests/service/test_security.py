@@ -287,3 +287,11 @@ def test_a_token_that_is_weak_or_no_header_is_refused_unshown(token):
         checked_token(token)
     assert not token or token not in str(caught.value)
     assert checked_token("x" * 16) == "x" * 16
+
+
+def test_credentials_of_another_scheme_refuse_no_session(client):
+    sign_in(client)
+    basic = {"Authorization": "Basic cHJveHk6cGFzcw=="}
+    assert client.get("/v1/runs", headers=basic).status_code == 200
+    client.cookies.clear()
+    assert client.get("/v1/runs", headers=basic).status_code == 401
