@@ -93,6 +93,7 @@ def test_another_version_here_is_told(ls, box, tmp_path):
 
 
 def test_an_empty_service(ls, tmp_path):
+    (tmp_path / "nothing").mkdir()
     with serve(ServiceSettings(cache=tmp_path / "nothing")) as url:
         assert ls(url=url) == (0, "", f"no feature set at {url}\n")
         assert json.loads(ls("--json", url=url)[1]) == {"url": url, "feature_sets": []}
