@@ -38,9 +38,18 @@ FILE_RESPONSES: dict[int | str, dict[str, Any]] = {
     410: {"description": "A piece of a store that is no longer here."},
     412: {"description": "The file is not the one that the client means (If-Match)."},
     416: {"description": "The file has no such bytes."},
+    500: {"description": "The file is damaged; the log says how."},
 }
 
 _PREFIX = "/v1/feature-sets/{dataset}/{recipe}/store"
+
+
+_KNOWN_HEAD = re.compile("/v1/(feature-sets/[^/]+/[^/]+/store/[^/].*|runs/[^/]+/files/[^/]+)")
+
+
+def knows_head(path: str) -> bool:
+    """Whether a path is that of a route which answers HEAD itself, and reads no file for it."""
+    return _KNOWN_HEAD.fullmatch(path) is not None
 
 
 def add_routes(app: FastAPI) -> None:

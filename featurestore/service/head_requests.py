@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# Routes of store files know it themselves, and read no file for it.
-_KNOWN = "/store/"
+from featurestore.service.file_routes import knows_head
 
 
 class HeadAsGet:
@@ -16,7 +15,7 @@ class HeadAsGet:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
-        if scope["type"] != "http" or scope["method"] != "HEAD" or _KNOWN in scope["path"]:
+        if scope["type"] != "http" or scope["method"] != "HEAD" or knows_head(scope["path"]):
             await self._app(scope, receive, send)
             return
 

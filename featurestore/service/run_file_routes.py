@@ -23,6 +23,7 @@ router = APIRouter(prefix="/v1/runs", tags=["runs"], default_response_class=Resp
 Id = Annotated[str, Path(description="Its whole id: the start of one may mean another one later")]
 
 
+@router.head("/{run}/files/{name}", include_in_schema=False)
 @router.get(
     "/{run}/files/{name}",
     responses={status: each for status, each in FILE_RESPONSES.items() if status != 410},

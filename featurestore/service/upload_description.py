@@ -35,6 +35,7 @@ _REFUSALS = {
     422: "No recipe or run is named, or several are meant; no image came; or an .npy file was "
     "asked for and an image cannot be read.",
     429: "As much is being done as the service takes on: come again after Retry-After seconds.",
+    500: "What the service needs for it, such as a run's model, is damaged; its log says how.",
 }
 _ORIGIN = {"enum": ["feature set", "online cache", "computed"]}
 _COUNT = {"type": "integer", "minimum": 0}

@@ -47,6 +47,23 @@ def test_what_only_the_owner_can_mend_has_a_fixed_sentence_and_the_id_of_the_log
     assert "KeyError" not in answer.text and str(tmp_path) not in answer.text
 
 
+def test_the_description_says_how_damage_is_answered(client):
+    paths = client.app.openapi()["paths"]
+    store = "/v1/feature-sets/{dataset}/{recipe}/store/{store}"
+    files = (store, f"{store}/{{path}}", "/v1/runs/{run}/files/{name}")
+    asked = [paths[path]["get"] for path in files]
+    asked += [paths[path]["post"] for path in ("/v1/embed", "/v1/predict")]
+    for each in asked:
+        assert "damaged" in each["responses"]["500"]["description"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/feature-sets/a/store/neighbours", "/v1/feature-sets/store/none", "/store/none"]
+)
+def test_head_is_answered_as_get_though_a_name_is_store(client, path):
+    assert client.head(path).status_code == client.get(path).status_code != 405
+
+
 def test_a_method_that_a_path_does_not_take_is_told_which_it_takes(client):
     for path, methods in {
         "/v1/feature-sets/a/b/neighbours": "GET, HEAD, POST",

@@ -222,6 +222,15 @@ def test_one_run_is_told_whole_with_its_curves(client, cache):
         assert answer.headers["content-type"] == "application/problem+json"
 
 
+def test_head_of_a_runs_file_knows_no_range(client, cache):
+    run = run_on(commit_rows(cache, few_rows()), cache)
+    path, ranged = f"/v1/runs/{run.id}/files/run.json", {"Range": "bytes=0-3"}
+    assert client.get(path, headers=ranged).status_code == 206
+    answer = client.head(path, headers=ranged)
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert int(answer.headers["content-length"]) == len(client.get(path).content)
+
+
 def test_a_start_of_several_runs_means_none(client, cache):
     record = commit_rows(cache, few_rows())
     run_on(record, cache)
