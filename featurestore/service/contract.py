@@ -69,7 +69,7 @@ class ServiceSettings:
     online_bytes
         Bound of the online cache; 0 keeps none.
     heads_bytes
-        Of model files whose heads stay loaded; those used longest ago go first.
+        Of model files, unpacked, whose heads stay loaded; those used longest ago go first.
     workers
         Processes that decode images; None is one for each processor.
     network

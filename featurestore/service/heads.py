@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
+import zipfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -35,7 +37,7 @@ class LoadedHead:
     recipe
         Of the features that it reads.
     size_bytes
-        Of its model file.
+        Of its model file, unpacked.
     """
 
     def __init__(
@@ -88,7 +90,7 @@ class LoadedHeads:
     Parameters
     ----------
     max_bytes
-        Of the model files of heads that stay without being used.
+        Of the unpacked model files of heads that stay without being used.
     """
 
     def __init__(self, max_bytes: int, *, counts: Counts = NoCounts()) -> None:  # noqa: B008 -- has no state
@@ -144,7 +146,7 @@ class LoadedHeads:
     async def _load(self, run: Run) -> LoadedHead:
         def load() -> LoadedHead:
             head = run.load_head()
-            size_bytes = run.model_path.stat().st_size
+            size_bytes = unpacked_bytes(run.model_path)
             return LoadedHead(run, head, size_bytes=size_bytes, threads=self._threads)
 
         return await _in_thread(self._threads, load)
@@ -172,6 +174,14 @@ class LoadedHeads:
     def _tell(self) -> None:
         loaded = self.loaded
         self._counts.heads_loaded(len(loaded), sum(head.size_bytes for head in loaded))
+
+
+def unpacked_bytes(model: Path) -> int:
+    """Return the size of a model file, or of what is packed in it: about what is loaded of it."""
+    if not zipfile.is_zipfile(model):
+        return model.stat().st_size
+    with zipfile.ZipFile(model) as packed:
+        return sum(member.file_size for member in packed.infolist())
 
 
 async def _in_thread(threads: ThreadPoolExecutor, action: Callable[[], T]) -> T:

@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import threading
+import zipfile
 from contextlib import AsyncExitStack
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from featurestore.errors import IntegrityError, NotFound
 from featurestore.recipe import Recipe
-from featurestore.service.heads import LoadedHeads
+from featurestore.service.heads import LoadedHeads, unpacked_bytes
 from featurestore.testing.rows import MemoryFeatures, blobs
 from featurestore.training import runs as runs_module
 from featurestore.training.runs import load_run
@@ -65,7 +66,7 @@ def run_of(cache, name):
 
 
 def size_of(cache, name="a"):
-    return run_of(cache, name).model_path.stat().st_size
+    return unpacked_bytes(run_of(cache, name).model_path)
 
 
 def with_heads(test, max_bytes=2**30):
@@ -134,6 +135,16 @@ def test_the_head_used_longest_ago_goes_first(cache, loads):
 
     with_heads(test, max_bytes=2 * max(size_of(cache, name) for name in "abc"))
     assert loads == ["a", "b", "c", "b"]
+
+
+def test_a_packed_model_counts_in_full(tmp_path):
+    packed, plain = tmp_path / "model.skops", tmp_path / "model.keras"
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("a.npy", bytes(100_000))
+        file.writestr("schema.json", "{}")
+    plain.write_bytes(b"abc")
+    assert packed.stat().st_size < 1000
+    assert (unpacked_bytes(packed), unpacked_bytes(plain)) == (100_002, 3)
 
 
 def test_heads_in_use_stay_beyond_the_bound(cache, loads):
