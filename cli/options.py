@@ -59,14 +59,20 @@ class SizeType(click.ParamType):
 
 
 class BytesType(click.ParamType):
-    """`500MiB`, `4GiB`, or a number of bytes; a passed default is a number."""
+    """`500MiB`, `4GiB`, or a number of bytes, `least` or more; a passed default is a number."""
 
     name = "size"
     _UNITS: ClassVar[dict[str, int]] = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+    def __init__(self, least: int = 0) -> None:
+        self._least = least
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return bytes; units are binary."""
         match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", str(value), re.IGNORECASE)
         if not match:
             self.fail(f"expected a size such as 500MiB or 4GiB, found {value!r}", param, ctx)
-        return int(float(match[1]) * self._UNITS[match[2].upper()])
+        size_bytes = int(float(match[1]) * self._UNITS[match[2].upper()])
+        if size_bytes < self._least:
+            self.fail(f"expected at least {self._least} B, found {value!r}", param, ctx)
+        return size_bytes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,13 @@ _LIMITS = {  # option: field of Limits
 _EXTRA = ("fastapi", "httptools", "jinja2", "prometheus_client", "python_multipart", "starlette")
 
 
+def _number(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    """Refuse NaN, which is in every range."""
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("expected a number, found nan", context, option)
+    return value
+
+
 @click.command()
 @cache_option
 @click.option(
@@ -43,7 +51,7 @@ _EXTRA = ("fastapi", "httptools", "jinja2", "prometheus_client", "python_multipa
     type=click.Path(exists=True, path_type=Path),
     help="Where the images are now; default: where they were embedded from.",
 )
-@click.option("--max-body", type=BytesType(), show_default="64MiB", help="Of one request.")
+@click.option("--max-body", type=BytesType(1), show_default="64MiB", help="Of one request.")
 @click.option("--max-images", type=click.IntRange(1), show_default="256", help="In one request.")
 @click.option(
     "--max-pixels",
@@ -65,7 +73,8 @@ _EXTRA = ("fastapi", "httptools", "jinja2", "prometheus_client", "python_multipa
 )
 @click.option(
     "--latency",
-    type=click.FloatRange(0),
+    type=click.FloatRange(0, 60_000),
+    callback=_number,
     metavar="MS",
     show_default="10",
     help="Longest that an image waits for others to share its batch.",
@@ -100,6 +109,7 @@ def serve(
     Ends at Ctrl-C or SIGTERM, when it has finished what it accepted; at a second one, at once.
     """
     try:
+        from featurestore.images import MAX_PIXELS
         from featurestore.service.contract import Limits, ServiceSettings
         from featurestore.service.run_server import Address, run_server
         from featurestore.service.sessions import HOW_TO_MAKE_ONE
@@ -123,6 +133,11 @@ def serve(
         )
     given = {name: value for name, value in options.items() if value is not None}
     limits = {field: given.pop(name) for name, field in _LIMITS.items() if name in given}
+    if limits.get("pixels", 1) > MAX_PIXELS:
+        raise click.BadParameter(
+            f"expected at most {MAX_PIXELS}, beyond which no image is decoded",
+            param_hint="--max-pixels",
+        )
     if "latency" in given:
         given["latency_s"] = given.pop("latency") / 1000
     settings = ServiceSettings(

@@ -174,6 +174,15 @@ def test_a_cache_that_does_not_exist_is_refused(tmp_path, capsys):
     assert not (tmp_path / "typo").exists()
 
 
+@pytest.mark.parametrize(
+    "option",
+    ["--latency=nan", "--latency=inf", "--max-body=0", "--max-pixels=178956971"],
+)
+def test_a_limit_that_is_none_is_refused(tmp_path, capsys, option):
+    assert run(["serve", "--cache", str(tmp_path), "--port", "0", option]) == 2
+    assert option.partition("=")[0] in capsys.readouterr().err
+
+
 def test_another_address_needs_a_token(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("FS_TOKEN", raising=False)
     assert run(["serve", "--cache", str(tmp_path), "--host", "0.0.0.0"]) == 2
