@@ -12,6 +12,7 @@ import asyncio
 import dataclasses
 import logging
 import socket
+import sys
 from typing import Any
 
 import httptools
@@ -226,7 +227,7 @@ class PatientProtocol(HttpToolsProtocol):
 
     def _wait_for_reader(self) -> None:
         if self._until_read is None:
-            left = self.transport.get_write_buffer_size()
+            left = self._left_to_read()
             self._until_read = self.loop.call_later(
                 self.patience.read_s, self._look_at_reader, left
             )
@@ -234,10 +235,28 @@ class PatientProtocol(HttpToolsProtocol):
     def _look_at_reader(self, left_before: int) -> None:
         # An answer of many MiB may be written at once; a slow line needs longer for all of it.
         self._until_read = None
-        if self.transport.get_write_buffer_size() > max(0, left_before - _READ_BYTES):
+        if self._left_to_read() > max(0, left_before - _READ_BYTES):
             self.transport.abort()
         else:
             self._wait_for_reader()
+
+    def _left_to_read(self) -> int:
+        """Return the bytes that the client's system has not taken.
+
+        The system's buffer holds MiB, and is refilled from ours when a third of it is free: ours
+        alone looks for minutes as if a slow client read nothing. Where the system cannot tell
+        (Windows), only ours counts.
+        """
+        left = self.transport.get_write_buffer_size()
+        connection = self.transport.get_extra_info("socket")
+        try:
+            import fcntl
+            import termios
+
+            queued = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4))
+        except (ModuleNotFoundError, OSError, ValueError):
+            return left
+        return left + int.from_bytes(queued, sys.byteorder)
 
     def _stop_waiting_for_reader(self) -> None:
         if self._until_read is not None:

@@ -29,6 +29,7 @@ from featurestore.service.sessions import checked_token
 DEFAULT_PORT = 8000
 _CONNECTIONS = 4096
 _LEAST_CONNECTIONS = 64
+_DESCRIPTORS = 2  # of one connection: its socket, and the file that it is sent
 _FILES = 512  # for stores, pipes to workers and what libraries open
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _KEEP_ALIVE_S = 75  # longer than clients keep a connection idle, so that they close it, not we
@@ -94,7 +95,7 @@ def run_server(
     # When each series began would double what is scraped.
     disable_created_metrics()  # type: ignore[no-untyped-call]
     app = create_app(settings)
-    patience = Patience(head_s=settings.limits.head_seconds, connections=_allow_connections())
+    patience = Patience(head_s=settings.limits.head_seconds, connections=allow_connections())
     server = _Server(app, patience, ready=lambda: ready(url))
     server.run(sockets=[listener])
 
@@ -165,20 +166,20 @@ _OTHER = {
 }
 
 
-def _allow_connections() -> int:
+def allow_connections() -> int:
     """Raise this process's limit of open files; return how many connections it leaves room for."""
     try:
         import resource
     except ModuleNotFoundError:  # Windows: sockets are not files there
         return _CONNECTIONS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    enough = _CONNECTIONS + _FILES
+    enough = _DESCRIPTORS * _CONNECTIONS + _FILES
     if soft != resource.RLIM_INFINITY and soft < enough:
         soft = enough if hard == resource.RLIM_INFINITY else min(enough, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     if soft == resource.RLIM_INFINITY:
         return _CONNECTIONS
-    return max(_LEAST_CONNECTIONS, min(_CONNECTIONS, soft - _FILES))
+    return max(_LEAST_CONNECTIONS, min(_CONNECTIONS, (soft - _FILES) // _DESCRIPTORS))
 
 
 def listen(address: Address) -> socket.socket:

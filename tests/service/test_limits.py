@@ -16,7 +16,7 @@ from starlette.routing import Route
 from featurestore.service.connections import Patience, PatientServer
 from featurestore.service.contract import Busy, Limits
 from featurestore.service.limits import Limited
-from featurestore.service.run_server import server_config
+from featurestore.service.run_server import allow_connections, server_config
 
 LARGE = b"x" * 32 * 2**20  # more than the system's buffers of a connection hold
 SHORT = Patience(head_s=0.4, read_s=0.4, head_bytes=4096, connections=100)
@@ -180,6 +180,20 @@ def test_who_reads_slowly_gets_all(port):
         assert time.monotonic() - began > 2 * SHORT.read_s
 
 
+def test_who_reads_very_slowly_is_waited_for(port):
+    """What the system holds for the client is read all that time, but not refilled from ours."""
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 * 2**10)
+        connection.connect(("127.0.0.1", port))
+        connection.sendall(b"GET /large HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+        began = time.monotonic()
+        while time.monotonic() - began < 3 * SHORT.read_s:
+            assert connection.recv(8 * 2**10)
+            time.sleep(0.06)
+        after = len(until_closed(connection))
+    assert after > len(LARGE) // 2
+
+
 def test_the_end_does_not_wait_for_who_reads_nothing(caplog):
     with ExitStack() as stack:
         with serving(Patience(grace_s=0.2)) as port:
@@ -235,6 +249,24 @@ def test_a_thousand_idle_connections_and_slow_heads_do_not_stop_others():
             assert time.monotonic() - began < 10
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "raised", "connections"),
+    [
+        (1024, 2**20, 2 * 4096 + 512, 4096),
+        (1024, 1024, 1024, 256),
+        (256, 256, 256, 64),
+        (2**20, 2**20, 2**20, 4096),
+    ],
+)
+def test_each_connection_may_be_sent_a_file(monkeypatch, soft, hard, raised, connections):
+    resource = pytest.importorskip("resource")
+    limits = [(soft, hard)]
+    monkeypatch.setattr(resource, "getrlimit", lambda which: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda which, both: limits.append(both))
+    assert allow_connections() == connections
+    assert limits[-1] == (raised, hard)
 
 
 class Computing:
