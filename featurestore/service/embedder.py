@@ -7,7 +7,8 @@ online cache; processes decode.
 An image that is decoded goes into the next batch of its recipe: when that is full, when nothing
 else of its recipe is on its way, or when it has waited `latency_s`. So an image waits at most that
 long for company; beyond it, for the pass that is under way, and for its turn where more images wait
-than one batch takes. The recipe whose turn was longest ago comes first.
+than one batch takes. The recipe whose turn was longest ago comes first. After a network is built,
+every fourth batch also waits until a smaller batch size was tried, at most once for each size.
 """
 
 from __future__ import annotations
