@@ -188,6 +188,24 @@ def served_process(
     RuntimeError
         It did not start, ended by itself, or ended otherwise than it should.
     """
+    served = start_served(cache, *options, tiny=tiny, token=token, port=port)
+    try:
+        yield served
+    finally:
+        alive = served.process.poll() is None
+        code = served.end()
+    if not alive or code:
+        raise RuntimeError(f"fs serve ended with {code}: {''.join(served.lines[-50:])}")
+
+
+def start_served(
+    cache: Path,
+    *options: str,
+    tiny: Tiny | None = Tiny(),  # frozen
+    token: str | None = None,
+    port: int = 0,
+) -> ServedProcess:
+    """Run `fs serve` until it is ended or killed; as `served_process` otherwise."""
     environment = {name: value for name, value in os.environ.items() if name != "FS_TOKEN"}
     arguments = ["serve", "--cache", str(cache), "--port", str(port), *options]
     process = subprocess.Popen(
@@ -197,14 +215,7 @@ def served_process(
         text=True,
         env=environment if token is None else {**environment, "FS_TOKEN": token},
     )
-    served = ServedProcess(process)
-    try:
-        yield served
-    finally:
-        alive = process.poll() is None
-        code = served.end()
-    if not alive or code:
-        raise RuntimeError(f"fs serve ended with {code}: {''.join(served.lines[-50:])}")
+    return ServedProcess(process)
 
 
 def _command(tiny: Tiny | None, arguments: Sequence[str]) -> list[str]:
