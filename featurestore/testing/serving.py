@@ -8,11 +8,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import uvicorn
 from starlette.types import ASGIApp
 
 from featurestore.service.app import create_app
+from featurestore.service.connections import Patience, PatientServer
 from featurestore.service.contract import ServiceSettings
+from featurestore.service.run_server import server_config
 
 _START_S = 30.0
 _STOP_S = 10.0
@@ -22,8 +23,8 @@ _STOP_S = 10.0
 def serve(settings: ServiceSettings) -> Iterator[str]:
     """Serve one cache on a free port of the loopback address; yields ``http://127.0.0.1:PORT``.
 
-    The application runs in a thread of this process and is stopped, its lifespan ended, when the
-    block is left. Several may run at once.
+    The application runs in a thread of this process, with the connections of `fs serve`, and is
+    stopped, its lifespan ended, when the block is left. Several may run at once.
     """
     with serve_app(create_app(settings)) as url:
         yield url
@@ -40,11 +41,8 @@ def serve_app(app: ASGIApp) -> Iterator[str]:
     """
     listening = socket.create_server(("127.0.0.1", 0))
     port = listening.getsockname()[1]
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app, lifespan="on", log_level="warning", access_log=False, timeout_graceful_shutdown=5
-        )
-    )
+    patience = Patience(grace_s=5.0)
+    server = PatientServer(server_config(app, patience), patience)
     thread = threading.Thread(
         target=server.run, kwargs={"sockets": [listening]}, name=f"service-{port}", daemon=True
     )
