@@ -97,9 +97,19 @@ class _Replayed:
         return self
 
     def embed_stream(self, batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        at = itertools.count()
+        order = _shuffled_for_ever(len(self.rows))
         for batch in batches:
-            yield self.rows[[next(at) % len(self.rows) for _ in batch]]
+            yield self.rows[[next(order) for _ in batch]]
+
+
+def _shuffled_for_ever(count: int) -> Iterator[int]:
+    """Yield all numbers below `count`, each time in another order.
+
+    Else chunks would be equal, and `fs pull` fetches those once.
+    """
+    random = np.random.default_rng(0)
+    while True:
+        yield from random.permutation(count)
 
 
 def prepare(photographs: Path, weights: Path, folder: Path, *, images: int, trial: bool) -> Scratch:
