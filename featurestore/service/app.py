@@ -75,8 +75,11 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         finally:
             await service.close()
 
-    # Its own documentation pages load their scripts from another server; ours do not.
+    # FastAPI's documentation pages load their scripts from another server; ours do not. Its
+    # telemetry asks the environment in every request, and may send what it sees elsewhere. Versions
+    # without it let the setting pass.
     app = _Application(
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         title=package,
         version=importlib.metadata.version(package),
         docs_url=None,

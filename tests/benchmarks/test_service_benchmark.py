@@ -162,6 +162,7 @@ def test_hits_are_judged_by_their_best_number_of_clients(rate, trial, outcome):
 
 
 @pytest.mark.slow
+@pytest.mark.rare
 def test_a_trial_measures_every_part(tmp_path):
     write_image_folder(tmp_path / "photographs", splits={"train": 20}, size=(150, 200))
     weights = tmp_path / "random.weights.h5"
