@@ -20,13 +20,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 from commands import fs, run_json
 
 from featurestore.catalogue import Catalogue
@@ -92,7 +92,7 @@ def send_large(served: ServedProcess, fuzzer: Fuzzer) -> None:
         status, _ = fuzzer.post(content)
         if status != 413:
             fuzzer.report.failures.append(f"bomb of {name}: {status}")
-    for name, content in large_images(int(np.sqrt(Limits().pixels))).items():
+    for name, content in large_images(math.isqrt(Limits().pixels)).items():
         begun = time.monotonic()
         status, body = fuzzer.post(content)
         reason = json.loads(body)["results"][0].get("reason", "features") if status == 200 else ""

@@ -124,7 +124,7 @@ def large_images(side: int) -> Mapping[str, bytes]:
     colour = Image.new("RGB", (min(side, 16_383), min(side, 16_383)))
     return {
         "JPEG": _encoded(colour, "JPEG", {"progressive": True}),
-        "PNG": _encoded(image, "PNG", {"transparency": 0}),
+        "PNG": _encoded(Image.new("RGBA", (side, side)), "PNG", {}),
         "WebP": _encoded(colour, "WEBP", {"quality": 0, "method": 0}),
         "GIF": _encoded(image, "GIF", {"transparency": 0}),
         "BMP": _encoded(image.convert("1"), "BMP", {}),
