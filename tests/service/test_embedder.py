@@ -532,6 +532,8 @@ def test_an_image_waits_for_company_no_longer_than_the_latency(made):
         await embedder.embed(recipe, [b"slow %d" % number for number in range(4)])
         built.batches.clear()
         slower = [asyncio.create_task(embedder.embed(recipe, [b"slower %d" % n])) for n in range(3)]
+        while embedder.queued < len(slower):  # else nothing else is on its way
+            await asyncio.sleep(0.001)
         begun = time.monotonic()
         await embedder.embed(recipe, [b"quick"])
         seconds = time.monotonic() - begun
