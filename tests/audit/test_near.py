@@ -183,6 +183,7 @@ class Lazy:
         return np.maximum(rng.normal(size=(stop - start, 2000)), 0).astype(np.float16)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows():
     budget = 4 * 2**20  # the rows take 48 MB in float32
     rows = {"train": 4000, "test": 2000}

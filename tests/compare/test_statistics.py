@@ -214,6 +214,7 @@ def test_none_of_is_about_four_in_as_many():
 
 
 @pytest.mark.slow
+@pytest.mark.rare
 def test_intervals_cover_the_truth():
     """Of 1,000 splits of 300 images, 93 to 97 % of the 95 % intervals hold the true value.
 
@@ -253,6 +254,7 @@ def truth(n_classes, *, skill):
 
 
 @pytest.mark.slow
+@pytest.mark.rare
 @pytest.mark.parametrize(("n_classes", "rows", "skill"), [(2, 100, 2.0), (100, 1000, 2.0)])
 def test_intervals_of_means_over_classes_cover_the_truth(n_classes, rows, skill, monkeypatch):
     """Of 400 splits, 87 to 99 % of the intervals hold the true value: they are not exact.

@@ -74,6 +74,7 @@ def test_less_memory_than_a_pool_is_refused_before_rows_are_loaded(splits, monke
 
 
 @pytest.mark.slow
+@pytest.mark.rare
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 def test_memory_is_bounded_by_the_budget():
     # 40,000 rows of 8,192 float16 values are 625 MiB; three pools of 208 MiB each. The peak beyond

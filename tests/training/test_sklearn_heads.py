@@ -344,6 +344,7 @@ print(grown, head.needed_bytes(rows, columns, n_classes=2))
 
 
 @pytest.mark.slow
+@pytest.mark.rare
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 @pytest.mark.parametrize(
     ("head", "fields"),
