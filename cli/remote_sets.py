@@ -8,7 +8,8 @@ from pathlib import Path
 from featurestore.catalogue import Catalogue, Record
 from featurestore.remote.catalogue import RemoteSet, list_problems, list_sets
 from featurestore_cli.connecting import connect
-from featurestore_cli.output import bytes_text, print_json, print_table, say, say_error
+from featurestore_cli.output import print_json, say, say_error
+from featurestore_cli.set_table import print_sets, set_fields
 
 _HERE, _OTHER_VERSION, _NOT_HERE = "yes", "another version", "-"
 
@@ -27,12 +28,18 @@ def list_remote(url: str, *, token_file: Path | None, cache: Path, as_json: bool
     here = [_here(each, records) for each in found]
     if as_json:
         entries = [
-            _fields(each, at) | {"here_as": _formats(each, records)}
+            set_fields(each, quarantined=each.quarantined)
+            | {
+                "here": at == _HERE,
+                "other_version_here": at == _OTHER_VERSION,
+                "here_as": _formats(each, records),
+            }
             for each, at in zip(found, here, strict=True)
         ]
         print_json({"url": connection.url, "feature_sets": entries})
     elif found:
-        _print(found, here)
+        quarantined = [each.quarantined for each in found]
+        print_sets(found, quarantined=quarantined, here=here, whole=["name", "fingerprint"])
     elif not problems:
         say(f"no feature set at {connection.url}")
     for problem in problems:
@@ -55,46 +62,3 @@ def _formats(remote: RemoteSet, records: Sequence[Record]) -> list[str]:
     """Return the store formats that this version of a set has in the cache."""
     key = remote.name, remote.fingerprint
     return sorted(each.store_format for each in records if (each.name, each.fingerprint) == key)
-
-
-def _fields(remote: RemoteSet, here: str) -> dict[str, object]:
-    return {
-        "name": remote.name,
-        "fingerprint": remote.fingerprint,
-        "store": remote.store_format,
-        "rows": dict(remote.rows),
-        "views": remote.views,
-        "feature_shape": list(remote.feature_shape),
-        "bytes": remote.stored_bytes,
-        "quarantined": remote.quarantined,
-        "committed_at": remote.committed_at,
-        "here": here == _HERE,
-        "other_version_here": here == _OTHER_VERSION,
-    }
-
-
-def _print(found: Sequence[RemoteSet], here: Sequence[str]) -> None:
-    columns = ["name", "fingerprint", "rows", "shape", "store", "size", "quarantined", "committed"]
-    viewed = any(remote.views for remote in found)
-    if viewed:
-        columns.insert(3, "views")
-    print_table(
-        [*columns, "here"],
-        [
-            [
-                remote.name,
-                remote.fingerprint[:8],
-                ", ".join(f"{split} {count}" for split, count in remote.rows.items()),
-                *([remote.views or "-"] if viewed else []),
-                f"({', '.join(map(str, remote.feature_shape))})",
-                remote.store_format,
-                bytes_text(remote.stored_bytes),
-                remote.quarantined,
-                remote.committed_at,
-                at,
-            ]
-            for remote, at in zip(found, here, strict=True)
-        ],
-        right=[*(["views"] if viewed else []), "size", "quarantined"],
-        whole=["name", "fingerprint"],
-    )

@@ -14,15 +14,11 @@ from featurestore_cli.output import (
     print_fields,
     print_json,
     print_line,
-    print_table,
     say,
     say_error,
 )
+from featurestore_cli.set_table import print_sets, rows_text, set_fields, shape_text
 from featurestore_cli.token_option import token_option
-
-
-def _rows_text(record: Record) -> str:
-    return ", ".join(f"{split} {count}" for split, count in record.rows.items())
 
 
 def _views_text(record: Record) -> str:
@@ -38,10 +34,6 @@ def _views_text(record: Record) -> str:
     ranges += ["flip"] * views.augmentation.flip
     drawn = ", ".join([*ranges, f"fill {views.augmentation.fill}", f"seed {views.seed}"])
     return f"{views.count} of each training image: {drawn}"
-
-
-def _shape_text(record: Record) -> str:
-    return "(" + ", ".join(map(str, record.feature_shape)) + ")"
 
 
 @click.command()
@@ -79,7 +71,7 @@ def ls(
     if as_json:
         print_json({"feature_sets": [_summary(record) for record in records]})
     elif records:
-        _print_records(records)
+        print_sets(records, quarantined=[len(record.quarantine) for record in records])
     elif not problems:
         say(f"no feature set in {cache}; next: fs embed DATASET")
     for problem in problems:
@@ -87,44 +79,9 @@ def ls(
     return min((problem.exit_code for problem in problems), default=0)
 
 
-def _print_records(records: list[Record]) -> None:
-    columns = ["name", "fingerprint", "rows", "shape", "store", "size", "quarantined", "committed"]
-    viewed = any(record.views for record in records)
-    if viewed:
-        columns.insert(3, "views")
-    print_table(
-        columns,
-        [
-            [
-                record.name,
-                record.fingerprint[:8],
-                _rows_text(record),
-                *([record.views or "-"] if viewed else []),
-                _shape_text(record),
-                record.store_format,
-                bytes_text(record.stored_bytes),
-                len(record.quarantine),
-                record.committed_at,
-            ]
-            for record in records
-        ],
-        right=[*(["views"] if viewed else []), "size", "quarantined"],
-    )
-
-
 def _summary(record: Record) -> dict[str, object]:
-    return {
-        "name": record.name,
-        "fingerprint": record.fingerprint,
-        "store": record.store_format,
-        "path": str(record.store),
-        "rows": dict(record.rows),
-        "views": record.views,
-        "feature_shape": list(record.feature_shape),
-        "bytes": record.stored_bytes,
-        "quarantined": len(record.quarantine),
-        "committed_at": record.committed_at,
-    }
+    fields = set_fields(record, quarantined=len(record.quarantine))
+    return fields | {"path": str(record.store)}
 
 
 @click.command()
@@ -176,10 +133,10 @@ def _show_set(record: Record, *, as_json: bool) -> None:
         [
             ("  fingerprint", record.fingerprint),
             ("  store", record.store),
-            ("  rows", _rows_text(record)),
+            ("  rows", rows_text(record)),
             ("  views", _views_text(record)),
             ("  classes", _classes_text(record.class_names)),
-            ("  features", f"{_shape_text(record)} {record.recipe.dtype}"),
+            ("  features", f"{shape_text(record)} {record.recipe.dtype}"),
             ("  bytes", f"{bytes_text(record.stored_bytes)} of {bytes_text(logical)}{ratio}"),
             ("  compression", f"{storage['compression']}, chunks of {storage['chunk_rows']} rows"),
             ("  committed", record.committed_at),
