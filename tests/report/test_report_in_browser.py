@@ -1,8 +1,6 @@
 """The report as people meet it: opened in a real browser that has no network."""
 
 import dataclasses
-import os
-import shutil
 
 import numpy as np
 import pytest
@@ -15,16 +13,8 @@ from featurestore.report.photographs import Photographs
 from featurestore.testing.embedding import TinyChoice
 from featurestore.testing.images import write_image_folder
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-BROWSER = os.environ.get("FS_TEST_BROWSER") or next(filter(None, map(shutil.which, NAMES)), None)
 SCRIPT = "<script>alert(1)</script>"
 LONG = "a head with a rather long name:metric=cosine:neighbors=11"
-
-pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason="no Chromium on this machine (FS_TEST_BROWSER names another place)"
-)
 
 
 @pytest.fixture(scope="module")
@@ -60,17 +50,6 @@ def report(tmp_path_factory):
     )
     write_report(found, root / "report.html", photographs=Photographs(record))
     return found, root / "report.html", hostile.name
-
-
-@pytest.fixture(scope="module")
-def browser():
-    as_root = hasattr(os, "geteuid") and os.geteuid() == 0
-    with playwright.sync_playwright() as started:
-        launched = started.chromium.launch(
-            executable_path=BROWSER, args=["--no-sandbox"] if as_root else []
-        )
-        yield launched
-        launched.close()
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from featurestore.testing.serving import serve
 
 TOKEN = "a-token-of-thirty-two-characters"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
-CHROMIUM = Path(os.environ.get("FS_TEST_CHROMIUM", "/usr/bin/chromium"))
 
 
 def describe(cache: Path, token: str | None = None) -> dict:
@@ -114,17 +113,6 @@ def test_what_a_route_says_is_escaped(tmp_path):
         text = client.get("/docs").text
     assert "&lt;script&gt;" in text
     assert "<script>alert" not in text and "<img src=x>" not in text and "<b>" not in text
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    if not CHROMIUM.exists():
-        pytest.skip(f"no Chromium at {CHROMIUM} (FS_TEST_CHROMIUM names another)")
-    with playwright.sync_playwright() as driver:
-        made = driver.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield made
-        made.close()
 
 
 @pytest.mark.parametrize("width", [1280, 390])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
-import shutil
 import time
 from pathlib import Path
 
@@ -27,15 +25,7 @@ from featurestore.testing.serving import serve
 from featurestore.training.sklearn_settings import NearestCentroidSettings
 from featurestore.training.train import train
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-BROWSER = os.environ.get("FS_TEST_BROWSER") or next(filter(None, map(shutil.which, NAMES)), None)
 HOSTILE = "<img src=x onerror=alert(1)>"
-
-pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason="no Chromium on this machine (FS_TEST_BROWSER names another place)"
-)
 
 
 @pytest.fixture(scope="module")
@@ -57,17 +47,6 @@ def served(tmp_path_factory):
 
     with serve(ServiceSettings(cache=root / "cache", network=network, workers=1)) as url:
         yield url, record
-
-
-@pytest.fixture(scope="module")
-def browser():
-    as_root = hasattr(os, "geteuid") and os.geteuid() == 0
-    with playwright.sync_playwright() as started:
-        launched = started.chromium.launch(
-            executable_path=BROWSER, args=["--no-sandbox"] if as_root else []
-        )
-        yield launched
-        launched.close()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The pages as people meet them: in a real browser, wide and narrow, dark, and by keyboard."""
 
 import itertools
-import os
 import re
 import shutil
 from urllib.parse import quote
@@ -13,14 +12,8 @@ from featurestore.testing.serving import serve
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-BROWSER = os.environ.get("FS_TEST_BROWSER") or next(filter(None, map(shutil.which, NAMES)), None)
 LEAST_CONTRAST = 4.5  # Source: WCAG 2.2, 1.4.3, for text of usual size
 PAGES = ("sets", "set", "runs", "run", "none", "compare", "missing")
-
-pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason="no Chromium on this machine (FS_TEST_BROWSER names another place)"
-)
 
 # The contrast of each text that is seen, by the formula of WCAG 2.2; texts within pictures have
 # colours of the same names.
@@ -74,17 +67,6 @@ def paths(browsed):
         "compare": f"/compare?run={ids[0]}&run={ids[1]}&run={ids[2]}",
         "missing": f"/runs/{quote(SCRIPT, safe='')}",
     }
-
-
-@pytest.fixture(scope="module")
-def browser():
-    as_root = hasattr(os, "geteuid") and os.geteuid() == 0
-    with playwright.sync_playwright() as started:
-        launched = started.chromium.launch(
-            executable_path=BROWSER, args=["--no-sandbox"] if as_root else []
-        )
-        yield launched
-        launched.close()
 
 
 @pytest.fixture
